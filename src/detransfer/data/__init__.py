@@ -1,0 +1,1 @@
+"""Data sets: sources, archives, readers, the index, the miniature world, loading."""

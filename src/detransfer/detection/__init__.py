@@ -1,0 +1,1 @@
+"""Object detection: SNIPER chips, the detector, inference, average precision."""

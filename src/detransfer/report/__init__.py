@@ -1,0 +1,1 @@
+"""What the numbers say: runs gathered into tables, beside the published ones."""
