@@ -66,9 +66,18 @@ class Index:
             if not (self.images["split"] == name).any():
                 known = ", ".join(sorted(self.images["split"].unique())) or "none"
                 raise InputError(f"{self.root}: split {name!r} is empty; the index has: {known}")
-        images = self.images[self.images["split"].isin(names)].reset_index(drop=True)
+        return self._of(self.images[self.images["split"].isin(names)])
+
+    def sample(self, count: int) -> Index:
+        """Return ``count`` images at most, spread over the data set, the same in every call."""
+        rows = np.random.default_rng(0).permutation(len(self.images))[:count]
+        return self._of(self.images.iloc[np.sort(rows)])
+
+    def _of(self, images: pd.DataFrame) -> Index:
         objects = self.objects[self.objects["image_id"].isin(images["image_id"])]
-        return Index(images, objects.reset_index(drop=True), self.classes, self.root)
+        return Index(
+            images.reset_index(drop=True), objects.reset_index(drop=True), self.classes, self.root
+        )
 
     def digest(self) -> str:
         """Return a SHA-256 over the rows of all three tables (not over the image bytes)."""
@@ -110,9 +119,10 @@ def read_index(folder: Path) -> Index:
     """
     try:
         tables = [pq.read_table(folder / f"{name}.parquet") for name in ("images", "objects")]
-        classes = pd.read_csv(folder / "classes.csv", keep_default_na=False)
-        root = tables[0].schema.metadata[b"root"].decode()
-    except (OSError, KeyError, pa.ArrowException) as error:
+        texts = dict.fromkeys(CLASS_COLUMNS[1:], str)  # a class may be called 007
+        classes = pd.read_csv(folder / "classes.csv", keep_default_na=False, dtype=texts)
+        root = (tables[0].schema.metadata or {})[b"root"].decode()
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{folder}: not a readable index ({error}); make it again") from error
     images, objects = (table.to_pandas() for table in tables)
     return Index(images, objects, classes, Path(os.path.normpath(folder / root)))

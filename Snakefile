@@ -1,0 +1,31 @@
+# What pre-training on object detection buys, and what it costs.
+# Contents: the configuration, the rules of each stage, and what a whole study makes.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+# A study given by --configfile stands alone; without one, the paper's is run.
+if "study" not in config:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/pretraining.smk"
+include: "workflow/rules/detection.smk"
+include: "workflow/rules/classification.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    table2,
+    table5,
+    figure1,
+
+
+rule all:
+    default_target: True
+    input:
+        tables_and_figures(),

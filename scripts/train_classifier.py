@@ -1,0 +1,56 @@
+"""Train a classifier, the whole network, on the labelled images of an index."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from detransfer.backbone import read_weights
+from detransfer.classification.evaluate import accuracy, predict
+from detransfer.classification.finetune import Classifier, labelled_images
+from detransfer.console import run
+from detransfer.recipes import ClassificationRecipe
+from detransfer.study import load_recipe_file
+from detransfer.training import train
+from detransfer.training_run import TrainingJob, open_job, training_arguments
+
+DESCRIPTION = """\
+Train a classifier, the whole network, on the labelled images of an index. Writes model.safetensors
+(backbone and classifier, with all that rebuilds them) and fit.json (length, speed, memory, losses,
+and top-1 in percent on training images seen as at test time). Started again after an interruption
+it goes on from its last checkpoint.
+"""
+SCORED = 1000  # training images that the training score rests on, at most
+
+
+def training_score(model: Classifier, job: TrainingJob) -> float:
+    """Return top-1 in percent on a fixed sample of the training images, in the test view."""
+    shown = labelled_images(job.index.sample(SCORED), model.recipe.images)
+    predicted, _ = predict(model, shown, job.run.device, job.run.workers)
+    return accuracy(shown.class_ids, predicted).top1
+
+
+def main() -> None:
+    arguments = training_arguments(DESCRIPTION).parse_args()
+    recipe = load_recipe_file(arguments.recipe, ClassificationRecipe)
+    job = open_job(arguments, Path(__file__))
+    classes = job.index.classes["name"].tolist()
+    images = labelled_images(job.index, recipe.images)
+    model = Classifier(job.backbone(len(classes), recipe.backbone), recipe)
+    fit = train(
+        model,
+        lambda epoch: replace(images, randomness=(job.run.seed, epoch)),
+        recipe.training,
+        job.run,
+    )
+    header = {
+        "task": "classification",
+        "classes": classes,
+        "recipe": recipe.model_dump(mode="json"),
+        "pretraining": read_weights(arguments.start)[1].get("pretraining"),
+    }
+    job.finish(model, header, fit, training_score(model, job))
+
+
+if __name__ == "__main__":
+    run(main)

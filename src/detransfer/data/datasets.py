@@ -1,0 +1,49 @@
+"""The data sets of a study: the catalog's, with what the configuration changes or adds."""
+
+from __future__ import annotations
+
+from detransfer.console import InputError
+from detransfer.data.catalog import Catalog, Dataset, load_catalog
+from detransfer.data.readers import check_options
+from detransfer.study import DatasetChange, Study, suggest, validate
+
+
+def study_datasets(study: Study) -> dict[str, Dataset]:
+    """Return the data sets that the study's pre-trainings and targets use, by name.
+
+    Raises InputError for a data set that neither the catalog nor the configuration describes, an
+    unknown reader, archive or option, and a change to a data set that nothing uses.
+    """
+    catalog = load_catalog()
+    used = {
+        **{f"pretrainings.{name}": p.dataset for name, p in study.trained.items()},
+        **{f"targets.{name}": target.dataset for name, target in study.targets.items()},
+    }
+    known = {**catalog.datasets, **study.datasets}
+    for place, name in used.items():
+        if name not in known:
+            raise InputError(
+                f"{place}.dataset: there is no data set {name!r}{suggest(name, known)}"
+            )
+    for name in study.datasets:
+        if name not in used.values():
+            hint = suggest(name, set(used.values()))
+            raise InputError(f"datasets.{name}: no pre-training or target uses it{hint}")
+    return {name: _dataset(catalog, study, name) for name in sorted(set(used.values()))}
+
+
+def _dataset(catalog: Catalog, study: Study, name: str) -> Dataset:
+    change = study.datasets.get(name, DatasetChange())
+    base = catalog.datasets.get(name)
+    content = base.model_dump() if base else {"options": {}}
+    given = change.model_dump(exclude_none=True, exclude={"options"})
+    options = {**content["options"], **change.options}
+    dataset = validate(Dataset, {**content, **given, "options": options}, f"datasets.{name}")
+    for archive in dataset.archives:
+        if archive not in catalog.archives:
+            raise InputError(
+                f"datasets.{name}.archives: unknown archive {archive!r}"
+                f"{suggest(archive, catalog.archives)}"
+            )
+    check_options(dataset.reader, dataset.options)
+    return dataset

@@ -1,0 +1,41 @@
+"""Image files to tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_image, read_file
+
+from detransfer.console import InputError
+from detransfer.data.images import image_size
+
+
+def decode(path: Path) -> torch.Tensor:
+    """Return the image as RGB: uint8 of shape (3, height, width), EXIF orientation ignored.
+
+    Grey, palette, CMYK and transparent images become RGB (transparency is dropped). What
+    torchvision does not decode goes through Pillow. Raises InputError for a file that is missing,
+    empty, truncated or not an image.
+    """
+    try:
+        image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return _decode_with_pillow(path)
+    if image.ndim == 4:  # an animation: its first frame
+        image = image[0]
+    if image.dtype == torch.uint16:  # PNG with 16 bits a channel
+        image = (image.to(torch.int32) // 257).to(torch.uint8)
+    return image
+
+
+def _decode_with_pillow(path: Path) -> torch.Tensor:
+    image_size(path)  # its messages tell a missing file from an empty one
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: the image is damaged or truncated ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -1,0 +1,137 @@
+"""Archives to folders, safely: nothing outside the folder, and no half folder under its name."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tqdm import tqdm
+
+from detransfer.console import InputError
+
+log = logging.getLogger(__name__)
+TAR = (".tar", ".tar.gz", ".tgz")
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One archive of a data set and the folder inside the data set that it is unpacked into."""
+
+    archive: Path
+    folder: str = "."
+
+
+def extract(parts: Sequence[Part], output: Path) -> None:
+    """Unpack archives into ``output``, which appears whole at the end or not at all.
+
+    A tar inside a tar (ImageNet's training images) is unpacked into a folder of its name without
+    ``.tar``. An earlier ``output`` is replaced. Raises InputError for an archive that is missing,
+    truncated or of an unknown kind, and for a member that is a link or a device or that would leave
+    the folder.
+    """
+    temporary = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    temporary.mkdir(parents=True)
+    try:
+        for part in parts:
+            log.info("extracting %s", part.archive)
+            _extract_archive(part.archive, temporary / part.folder)
+        _replace(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: Path, output: Path) -> None:
+    old = output.with_name(f".{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    new.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _extract_archive(archive: Path, folder: Path) -> None:
+    if not archive.is_file():
+        raise InputError(f"{archive}: there is no such archive; fetch it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tqdm(desc=archive.name, unit=" files", disable=None) as progress:
+            for _ in _members(archive, folder):
+                progress.update()
+    except DAMAGE as error:
+        raise InputError(
+            f"{archive}: the archive is truncated or damaged ({error}); fetch it again"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{archive}: extraction stopped: {error}") from error
+
+
+def _members(archive: Path, folder: Path) -> Iterator[str]:
+    """Unpack an archive by the kind that its name says; yields the name of each file."""
+    if archive.name.endswith(TAR):
+        with archive.open("rb") as file:
+            yield from _extract_tar(file, str(archive), folder)
+    elif archive.suffix == ".zip":
+        yield from _extract_zip(archive, folder)
+    else:
+        raise InputError(f"{archive}: unknown kind of archive; known: {', '.join(TAR)}, .zip")
+
+
+def _extract_tar(file: IO[bytes], name: str, folder: Path) -> Iterator[str]:
+    """Unpack a tar from a stream, in one pass and without a copy of the tars inside it."""
+    with tarfile.open(fileobj=file, mode="r|gz" if name.endswith("gz") else "r|") as tar:
+        for member in tar:
+            _check_name(name, member.name)
+            if not (member.isfile() or member.isdir()):
+                kind = "a link" if member.issym() or member.islnk() else "a device"
+                raise InputError(
+                    f"{name}: member {member.name} is {kind}: refused; pack files only"
+                )
+            nested = tar.extractfile(member) if member.name.endswith(".tar") else None
+            if nested is not None:
+                inner = folder / member.name.removesuffix(".tar")
+                inner.mkdir(parents=True, exist_ok=True)
+                yield from _extract_tar(nested, f"{name}: {member.name}", inner)
+                continue
+            tar.extract(member, folder, filter="data")
+            yield member.name
+
+
+def _extract_zip(archive: Path, folder: Path) -> Iterator[str]:
+    with zipfile.ZipFile(archive) as content:
+        for member in content.infolist():
+            _check_name(str(archive), member.filename)
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise InputError(
+                    f"{archive}: member {member.filename} is a link or a device: refused; "
+                    "pack files only"
+                )
+            with _readable(archive, member.filename):
+                content.extract(member, folder)
+            yield member.filename
+
+
+@contextmanager
+def _readable(archive: Path, member: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or an odd compression
+        raise InputError(f"{archive}: member {member} cannot be unpacked ({error})") from error
+
+
+def _check_name(archive: str, member: str) -> None:
+    """Raise InputError for a member whose path is absolute or climbs with ``..``."""
+    path = PurePosixPath(member)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{archive}: member {member} leaves the folder: refused")

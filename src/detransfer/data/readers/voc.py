@@ -1,0 +1,245 @@
+"""PASCAL VOC: one XML file an image, one text file a set (VOCdevkit, 2007 to 2012).
+
+Folders under the root: ``VOCdevkit/VOC<year>/{Annotations,ImageSets/Main,JPEGImages}``.
+Coordinates are 1-based and inclusive in the XML files (VOCdevkit 2007 documentation, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from detransfer.console import InputError
+from detransfer.data.images import image_sizes
+from detransfer.data.index import OBJECT_TYPES, Index, empty_objects
+from detransfer.study import Strict, suggest
+
+KINDS = {
+    "vehicle": ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),
+    "animal": ("bird", "cat", "cow", "dog", "horse", "sheep"),
+    "indoor": ("bottle", "chair", "diningtable", "pottedplant", "sofa", "tvmonitor"),
+    "person": ("person",),
+}
+SUPERCLASS = {name: kind for kind, names in KINDS.items() for name in names}
+OFFICIAL_CLASSES = tuple(sorted(SUPERCLASS))
+OFFICIAL_NAME = re.compile(r"(?:(\d{4})_)?(\d{6})")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Options(Strict):
+    """What can be chosen."""
+
+    classes: tuple[str, ...] = Field(
+        OFFICIAL_CLASSES, min_length=1, description="all class names that may occur, in order"
+    )
+    keep: tuple[str, ...] | None = Field(
+        None, min_length=1, description="classes of the index; null: all; other objects are dropped"
+    )
+    sets: dict[str, str] = Field(
+        {
+            "voc2007_trainval": "VOC2007/trainval",
+            "voc2007_test": "VOC2007/test",
+            "voc2012_trainval": "VOC2012/trainval",
+        },
+        min_length=1,
+        description="split: <folder in VOCdevkit>/<file in ImageSets/Main without .txt>",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Options:
+        for name in self.keep or ():
+            if name not in self.classes:
+                raise ValueError(f"keep: unknown class {name!r}{suggest(name, list(self.classes))}")
+        for split, place in self.sets.items():
+            if not re.fullmatch(r"[^/]+/[^/]+", place):
+                raise ValueError(f"sets.{split}: expected '<folder>/<set>', got {place!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One annotated image: its set, its files and what the XML says of it."""
+
+    split: str
+    folder: str
+    name: str
+    size: tuple[int, int]
+    objects: list[dict[str, Any]]
+
+
+def read(root: Path, options: Options) -> Index:
+    """Read the sets that the options name.
+
+    ``source_id`` of a class is its 1-based place in ``classes``: the value that stands for it in
+    VOC's segmentation masks. ``image_id`` is 000123 -> 123 and 2008_000123 -> 2008000123; where
+    names are of another form, or two folders use one name, images are numbered in order of
+    (folder, name). Raises InputError, naming file and object, for everything that is malformed.
+    """
+    kept = tuple(name for name in options.classes if options.keep is None or name in options.keep)
+    images = [
+        _read_image(root, split, place.split("/")[0], name, options.classes)
+        for split, place in options.sets.items()
+        for name in _names(root, split, place)
+    ]
+    _one_split_each(images)
+    ids = image_ids([(image.folder, image.name) for image in images])
+    paths = [f"VOCdevkit/{i.folder}/JPEGImages/{i.name}.jpg" for i in images]
+    sizes = image_sizes(root, paths)
+    _check_sizes(root, images, sizes)
+    table = pd.DataFrame(
+        {
+            "image_id": np.array(ids, np.int32),
+            "path": paths,
+            "width": sizes[:, 0],
+            "height": sizes[:, 1],
+            "split": [image.split for image in images],
+        }
+    )
+    return Index(table, _object_table(images, ids, kept), _class_table(options, kept), root)
+
+
+def image_ids(places: list[tuple[str, str]]) -> list[int]:
+    """Return one int32 number for each (folder, name); see :func:`read`."""
+    matches = [OFFICIAL_NAME.fullmatch(name) for _, name in places]
+    ids = [int((m[1] or "") + m[2]) for m in matches if m]
+    if len(set(ids)) == len(places) and all(number < 2**31 for number in ids):
+        return ids
+    order = {place: number for number, place in enumerate(sorted(places))}
+    return [order[place] for place in places]
+
+
+def _names(root: Path, split: str, place: str) -> list[str]:
+    folder, name = place.split("/")
+    lists = root / "VOCdevkit" / folder / "ImageSets" / "Main"
+    path = lists / f"{name}.txt"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
+        raise InputError(f"{path}: split {split!r} has no such list; the folder has: {known}")
+    names = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        words = line.split()
+        if len(words) > 1:
+            raise InputError(f"{path}: line {number}: expected one image name, got {line!r}")
+        names += words
+    if not names:
+        raise InputError(f"{path}: split {split!r} is empty")
+    return names
+
+
+def _one_split_each(images: list[_Image]) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for image in images:
+        first = seen.setdefault((image.folder, image.name), image.split)
+        if first != image.split:
+            raise InputError(
+                f"{image.folder}: image {image.name} is in {first!r} and in {image.split!r}; "
+                "an image belongs to one split"
+            )
+    if len(seen) < len(images):
+        raise InputError("a list in ImageSets/Main names an image twice")
+
+
+def _read_image(root: Path, split: str, folder: str, name: str, classes: tuple[str, ...]) -> _Image:
+    path = root / "VOCdevkit" / folder / "Annotations" / f"{name}.xml"
+    try:
+        tree = ET.parse(path).getroot()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such annotation; is the archive whole?") from None
+    except ET.ParseError as error:
+        line, column = error.position
+        raise InputError(f"{path}: line {line}, column {column}: malformed XML ({error})") from None
+    width = _number(tree, "size/width", str(path))
+    height = _number(tree, "size/height", str(path))
+    size = (int(width), int(height))
+    objects = list(_objects(tree, str(path), size, classes))
+    return _Image(split, folder, name, size, objects)
+
+
+def _objects(
+    tree: ET.Element, path: str, size: tuple[int, int], classes: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
+    for number, element in enumerate(tree.findall("object"), 1):
+        where = f"{path}: object {number}"
+        name = (element.findtext("name") or "").strip()
+        if name not in classes:
+            raise InputError(f"{where}: unknown class {name!r}{suggest(name, list(classes))}")
+        corners = [_number(element, f"bndbox/{corner}", where) for corner in CORNERS]
+        _check_box(f"{path}: box {number}", corners, size)
+        x1, y1, x2, y2 = corners
+        flags = {
+            flag: _flag(element, flag, where) for flag in ("difficult", "truncated", "occluded")
+        }
+        yield {"name": name, "x1": x1 - 1, "y1": y1 - 1, "x2": x2, "y2": y2, **flags}
+
+
+def _check_box(where: str, corners: list[float], size: tuple[int, int]) -> None:
+    """Raise InputError unless 1 <= low <= high <= side in both axes (1-based, inclusive)."""
+    for axis, side, limit, low, high in zip(
+        "xy", ("width", "height"), size, corners[:2], corners[2:], strict=True
+    ):
+        if low > high:
+            raise InputError(f"{where} is inverted ({axis}1={low:g}, {axis}2={high:g})")
+        if low < 1:
+            raise InputError(f"{where} leaves the image ({axis}1={low:g}, pixels count from 1)")
+        if high > limit:
+            raise InputError(f"{where} leaves the image ({axis}2={high:g}, {side}={limit})")
+
+
+def _number(element: ET.Element, tag: str, where: str) -> float:
+    text = element.findtext(tag)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: <{tag}> should be a number, got {text!r}")
+    return value
+
+
+def _flag(element: ET.Element, tag: str, where: str) -> bool:
+    text = (element.findtext(tag) or "0").strip()
+    if text not in ("0", "1"):
+        raise InputError(f"{where}: <{tag}> should be 0 or 1, got {text!r}")
+    return text == "1"
+
+
+def _check_sizes(root: Path, images: list[_Image], sizes: np.ndarray) -> None:
+    for image, size in zip(images, sizes, strict=True):
+        if image.size != tuple(size):
+            path = root / "VOCdevkit" / image.folder / "Annotations" / f"{image.name}.xml"
+            stated, found = (f"{width} x {height}" for width, height in (image.size, size))
+            raise InputError(f"{path}: says {stated} pixels, but the image has {found}")
+
+
+def _object_table(images: list[_Image], ids: list[int], kept: tuple[str, ...]) -> pd.DataFrame:
+    number = {name: row for row, name in enumerate(kept)}
+    rows = [
+        {**item, "image_id": image_id, "class_id": number[item["name"]]}
+        for image, image_id in zip(images, ids, strict=True)
+        for item in image.objects
+        if item["name"] in number
+    ]
+    if not rows:
+        return empty_objects()
+    table = pd.DataFrame(rows).assign(crowd=False, group_of=False)
+    return table[list(OBJECT_TYPES)].astype(OBJECT_TYPES)
+
+
+def _class_table(options: Options, kept: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "class_id": range(len(kept)),
+            "name": kept,
+            "source_id": [str(options.classes.index(name) + 1) for name in kept],
+            "superclass": [SUPERCLASS.get(name, "") for name in kept],
+        }
+    )

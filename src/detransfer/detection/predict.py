@@ -1,0 +1,166 @@
+"""Inference at several scales: detect at each, keep what suits the scale, suppress together.
+
+Follows the authors' inference (``lib/inference.py``): a scale's detections are kept by their size
+in the original image, those of all scales are put together, and each class suppresses itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.ops import batched_nms
+from torchvision.transforms.v2 import functional as transform
+
+from detransfer.backbone import build, mean_colour, read_weights
+from detransfer.data.decoding import decode
+from detransfer.data.index import BOX, Index
+from detransfer.detection.detections import DETECTION_TYPES, empty_detections
+from detransfer.detection.detector import Detector
+from detransfer.detection.train import chip_scale
+from detransfer.recipes import DetectionRecipe, InferenceRecipe, ScaleRecipe
+from detransfer.study import validate
+from detransfer.training_run import architecture_of
+
+GRID = 32  # images are padded to multiples of it, so that many share a shape
+CHUNK = 256  # images whose detections of all scales are held at once
+
+
+@dataclass(frozen=True)
+class View:
+    """One image at one scale: its row in the index, the resized height and width."""
+
+    row: int
+    scale: int
+    size: tuple[int, int]
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width after padding, multiples of GRID."""
+        height, width = (math.ceil(side / GRID) * GRID for side in self.size)
+        return height, width
+
+
+def load_detector(path: Path) -> tuple[Detector, list[str]]:
+    """Rebuild a detector from its model file alone; return it with the names of its classes.
+
+    Raises InputError when the file is not a detector of this project or does not fit its header.
+    """
+    state, header = read_weights(path)
+    recipe = validate(DetectionRecipe, header.get("recipe", {}), f"{path}: recipe in the header")
+    backbone = build(architecture_of(header, path), 0, recipe.backbone.output_stride)
+    detector = Detector(backbone, len(header["classes"]), recipe)
+    detector.load_state_dict(state)
+    return detector, header["classes"]
+
+
+def predict(
+    detector: Detector, index: Index, recipe: InferenceRecipe, device: torch.device, workers: int
+) -> pd.DataFrame:
+    """Return the detections of every image of the index, by image and falling score."""
+    detector = detector.to(device)
+    detector.prepare_inference(recipe)
+    parts = [empty_detections()]
+    for start in range(0, len(index.images), CHUNK):
+        rows = range(start, min(start + CHUNK, len(index.images)))
+        found: dict[int, list[Tensor]] = {row: [] for row in rows}
+        for view, boxes, scores, labels in _detect(detector, index, rows, recipe, device, workers):
+            kept = in_valid_range(boxes, recipe.scales[view.scale])
+            columns = [boxes, scores[:, None], labels[:, None].to(boxes.dtype)]
+            found[view.row].append(torch.cat(columns, 1)[kept])
+        for row, scales in found.items():
+            image_id = index.images["image_id"].iloc[row]
+            parts.append(_table(int(image_id), suppress(torch.cat(scales), recipe)))
+    return pd.concat(parts, ignore_index=True).astype(DETECTION_TYPES)
+
+
+def in_valid_range(boxes: Tensor, scale: ScaleRecipe) -> Tensor:
+    """Return which boxes (m, 4), in original pixels, have lowest < sqrt(area) <= highest."""
+    low, high = scale.valid_range
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
+    return (side > low) & (side <= (math.inf if high is None else high))
+
+
+def suppress(found: Tensor, recipe: InferenceRecipe) -> Tensor:
+    """Suppress within each class and keep the best of an image; (m, 6) box, score, class."""
+    kept = batched_nms(found[:, :4], found[:, 4], found[:, 5].long(), recipe.nms_iou)
+    return found[kept[: recipe.per_image]]
+
+
+def views(index: Index, rows: range, scales: tuple[ScaleRecipe, ...]) -> list[View]:
+    """Return every image of ``rows`` at every scale, in the order of the images."""
+    result = []
+    for row in rows:
+        width, height = (int(index.images[side].iloc[row]) for side in ("width", "height"))
+        for number, scale in enumerate(scales):
+            factor = chip_scale(scale).resize_factor(width, height)
+            size = (max(1, round(height * factor)), max(1, round(width * factor)))
+            result.append(View(row, number, size))
+    return result
+
+
+def batches(chosen: list[View], size: int) -> list[list[View]]:
+    """Group views by padded shape into batches of at most ``size``."""
+    groups: dict[tuple[int, int], list[View]] = {}
+    for view in chosen:
+        groups.setdefault(view.padded, []).append(view)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+class _Batches(Dataset[tuple[Tensor, list[View]]]):
+    """Padded uint8 images of the batches (n, 3, h, w), with their views."""
+
+    def __init__(self, index: Index, grouped: list[list[View]], pad: Tensor) -> None:
+        self.index, self.grouped, self.pad = index, grouped, pad
+
+    def __len__(self) -> int:
+        return len(self.grouped)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, list[View]]:
+        group = self.grouped[number]
+        images = self.pad.view(1, 3, 1, 1).repeat(len(group), 1, *group[0].padded)
+        for canvas, view in zip(images, group, strict=True):
+            path = self.index.root / str(self.index.images["path"].iloc[view.row])
+            height, width = view.size
+            canvas[:, :height, :width] = transform.resize(decode(path), [height, width])
+        return images, group
+
+
+@torch.inference_mode()
+def _detect(
+    detector: Detector,
+    index: Index,
+    rows: range,
+    recipe: InferenceRecipe,
+    device: torch.device,
+    workers: int,
+) -> Iterator[tuple[View, Tensor, Tensor, Tensor]]:
+    """Yield each view with its boxes in original pixels, scores and class ids, on the CPU."""
+    grouped = batches(views(index, rows, recipe.scales), recipe.batch_size)
+    data = _Batches(index, grouped, mean_colour(detector.backbone))
+    for images, group in DataLoader(data, batch_size=None, num_workers=workers):
+        results = detector(images.to(device), sizes=[view.size for view in group])
+        for view, result in zip(group, results, strict=True):
+            width, height = (index.images[side].iloc[view.row] for side in ("width", "height"))
+            back = torch.tensor([width / view.size[1], height / view.size[0]] * 2)
+            boxes = result["boxes"].float().cpu() * back
+            yield view, boxes, result["scores"].float().cpu(), result["labels"].cpu()
+
+
+def _table(image_id: int, found: Tensor) -> pd.DataFrame:
+    values = found.numpy()
+    return pd.DataFrame(
+        {
+            "image_id": np.full(len(values), image_id, np.int32),
+            "class_id": values[:, 5].astype(np.int32),
+            "score": values[:, 4],
+            **{name: values[:, i] for i, name in enumerate(BOX)},
+        }
+    )

@@ -1,0 +1,134 @@
+"""Tables over runs: mean and deviation over seeds, with the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from detransfer.console import InputError
+from detransfer.files import atomic
+from detransfer.report.metrics import RunMetrics, check_comparable
+from detransfer.report.published import UNIT
+
+KEY = ["dataset", "run", "metric"]
+COLUMNS = [
+    *KEY,
+    "unit",
+    "mean",
+    "std",
+    "n",
+    "images",
+    "floor",
+    "published",
+    "measured_by",
+    "difference",
+]
+BASELINE = "random"
+
+
+def summarise(runs: Sequence[RunMetrics], names: Sequence[str]) -> pd.DataFrame:
+    """Return one row for each data set, pre-training (``run``) and metric of ``names``.
+
+    Columns: ``dataset run metric unit mean std n images floor``, where ``n`` counts seeds,
+    ``std`` is the sample deviation over them (ddof 1, missing for one seed), ``images`` is what
+    one seed's number rests on, and ``floor`` is missing where none is defined.
+
+    Raises InputError for runs that are not comparable within a data set, for a run given twice,
+    and for a metric that a run does not have.
+    """
+    if not runs:
+        raise InputError("no run to tabulate; name at least one metrics.json")
+    _check_runs(runs)
+    rows = [
+        {
+            "dataset": run.run.dataset,
+            "run": run.run.pretraining,
+            "metric": name,
+            "unit": metric.unit,
+            "value": metric.value,
+            "images": metric.n,
+            "floor": metric.floor,
+        }
+        for run in runs
+        for name in names
+        for metric in [run.metric(name)]
+    ]
+    table = pd.DataFrame(rows).astype({"floor": float})
+    # Sorted first, so that the last digit of a mean does not depend on the order of the files.
+    values = table.sort_values([*KEY, "value"]).groupby(KEY, sort=False)
+    for column in ("unit", "images"):
+        mixed = values[column].nunique()
+        if (mixed > 1).any():
+            raise InputError(f"{'/'.join(mixed[mixed > 1].index[0])}: seeds differ in {column}")
+    return values.agg(
+        unit=("unit", "first"),
+        mean=("value", "mean"),
+        std=("value", "std"),
+        n=("value", "size"),
+        images=("images", "first"),
+        floor=("floor", "mean"),
+    ).reset_index()
+
+
+def join_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Put the paper's numbers beside a summary; ``difference`` is our mean minus the paper's.
+
+    A published row without a run of ours stays, with n = 0 and our columns empty (a cited number,
+    or a run that is missing); a run that the paper does not have has an empty ``published``.
+    Rows follow the published order of data sets and runs, then come ``random`` and other runs by
+    name.
+
+    Raises InputError where our unit is not that of the published numbers.
+    """
+    published = published[published["metric"].isin(summary["metric"])]
+    table = summary.merge(published, on=KEY, how="outer")
+    other = table[table["published"].notna() & table["unit"].notna() & (table["unit"] != UNIT)]
+    if len(other):
+        row = other.iloc[0]
+        raise InputError(
+            f"{row['dataset']}/{row['run']}: {row['metric']} is in {row['unit']!r}, the published "
+            f"numbers are in {UNIT!r}"
+        )
+    table["unit"] = table["unit"].fillna(UNIT)
+    table["n"] = table["n"].fillna(0).astype(int)
+    table["images"] = table["images"].astype("Int64")
+    table["difference"] = table["mean"] - table["published"]
+    return _ordered(table, published, list(summary["metric"].unique()))[COLUMNS]
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV with six significant digits; equal tables give equal bytes."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _check_runs(runs: Sequence[RunMetrics]) -> None:
+    names = [run.run for run in runs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: this run is given twice; name each metrics.json once")
+    for task, dataset in sorted({(name.task, name.dataset) for name in names}):
+        same = [run for run in runs if (run.run.task, run.run.dataset) == (task, dataset)]
+        check_comparable(same)
+        others = [name.task for name in names if name.dataset == dataset and name.task != task]
+        if others:
+            raise InputError(f"{dataset}: runs of two tasks ({task}, {others[0]}) in one table")
+
+
+def _ordered(table: pd.DataFrame, published: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    keys = pd.DataFrame(
+        {
+            "dataset": _rank(table["dataset"], list(published["dataset"].unique())),
+            "run": _rank(table["run"], [*published["run"].unique(), BASELINE]),
+            "metric": _rank(table["metric"], metrics),
+        }
+    )
+    return table.loc[keys.sort_values(KEY).index].reset_index(drop=True)
+
+
+def _rank(values: pd.Series, known: list[str]) -> pd.Series:
+    """Return the place of each value: the known ones in their order, then the others by name."""
+    order = [*known, *sorted(set(values) - set(known))]
+    return values.map({name: place for place, name in enumerate(dict.fromkeys(order))})

@@ -1,0 +1,123 @@
+"""What every training program shares: its arguments, its identity, and the files it leaves.
+
+A run is identified by everything that determines its weights: the recipe, the rows of its index,
+the starting weights, the seed and the code. The digest of these names the folder of its training
+state, so that a changed recipe never resumes from an old checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detransfer.backbone import build, fit_backbone, hold_still, read_weights, save_backbone
+from detransfer.console import InputError
+from detransfer.data.index import Index, read_index
+from detransfer.files import digest, sha256, write_json
+from detransfer.imports import code_digest, imported_files
+from detransfer.recipes import BackboneRecipe
+from detransfer.study import BackboneChoice, validate
+from detransfer.training import CHECKPOINT, Fit, Run
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training as its program sees it: data, start, where it runs, and its identity."""
+
+    index: Index
+    architecture: BackboneChoice
+    start: Path
+    run: Run
+    output: Path
+    identity: dict[str, Any]
+
+    def backbone(self, classes: int, recipe: BackboneRecipe) -> nn.Module:
+        """Return the timm model with the starting weights loaded and the recipe's parts frozen."""
+        model = build(self.architecture, classes, recipe.output_stride)
+        fit_backbone(model, read_weights(self.start)[0], str(self.start))
+        hold_still(model, recipe)
+        return model
+
+    def finish(
+        self, model: nn.Module, header: dict[str, Any], fit: Fit, score: float | None
+    ) -> None:
+        """Write model.safetensors and fit.json, and drop the checkpoint that they replace.
+
+        ``header`` holds what rebuilds the network around the backbone; ``score`` is the training
+        score of the task in percent, or None where a later program measures it.
+        """
+        content = {
+            "architecture": self.architecture.model_dump(mode="json"),
+            **header,
+            **self.identity,
+        }
+        save_backbone(self.output / "model.safetensors", model.state_dict(), content)
+        write_json(self.output / "fit.json", {**asdict(fit), "training_score": score})
+        (self.run.state / CHECKPOINT).unlink(missing_ok=True)
+
+
+def training_arguments(description: str) -> argparse.ArgumentParser:
+    """Return the command line of a training program."""
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--index", type=Path, required=True, help="folder of the data set's index")
+    add("--splits", nargs="+", required=True, help="splits to train on")
+    add("--start", type=Path, required=True, help="backbone.safetensors to start from")
+    add("--recipe", type=Path, required=True, help="recipe of this training")
+    add("--seed", type=int, required=True, help="seed of order, augmentation and new layers")
+    add("--state", type=Path, required=True, help="folder for checkpoints and logs of this run")
+    add("--output", type=Path, required=True, help="folder for model.safetensors and fit.json")
+    add("--threads", type=int, default=1, help="processor cores to use")
+    return parser
+
+
+def open_job(arguments: argparse.Namespace, program: Path) -> TrainingJob:
+    """Prepare a training program: threads, device, seed, data and the run's identity.
+
+    Raises InputError when the start does not say which network it belongs to.
+    """
+    device = use_machine(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    index = read_index(arguments.index).split(*arguments.splits)
+    header = read_weights(arguments.start)[1]
+    identity = {
+        "recipe_digest": sha256(arguments.recipe),
+        "data_digest": index.digest(),
+        "start_digest": sha256(arguments.start),
+        "seed": arguments.seed,
+        "code_digest": code_digest(imported_files(program, Path(__file__).parent)),
+    }
+    run_digest = digest(f"{name}={value}" for name, value in sorted(identity.items()))
+    state = arguments.state / run_digest[:16]
+    write_json(state / "run.json", {**identity, "output": str(arguments.output)})
+    # On a GPU the cores load data; on a processor the training itself needs them.
+    workers = arguments.threads if device.type == "cuda" else 0
+    return TrainingJob(
+        index=index,
+        architecture=architecture_of(header, arguments.start),
+        start=arguments.start,
+        run=Run(state, arguments.seed, device, workers),
+        output=arguments.output,
+        identity={**identity, "run_digest": run_digest},
+    )
+
+
+def architecture_of(header: dict[str, Any], path: Path) -> BackboneChoice:
+    """Return the network that a weight file's header names; raises InputError without one."""
+    if "architecture" not in header:
+        raise InputError(
+            f"{path}: its header does not say which network it is; make it with "
+            "scripts/import_backbone.py or scripts/export_backbone.py"
+        )
+    return validate(BackboneChoice, header["architecture"], str(path))
+
+
+def use_machine(threads: int) -> torch.device:
+    """Use so many processor threads, and the first visible GPU where there is one."""
+    torch.set_num_threads(threads)
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

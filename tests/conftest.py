@@ -1,0 +1,25 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository under test."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real sample data; skips where it is absent."""
+    folder = Path(os.environ.get("DETRANSFER_REAL_DATA", REPOSITORY / "../shared/data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real sample data at {folder} (set DETRANSFER_REAL_DATA)")
+    return folder

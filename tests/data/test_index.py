@@ -1,0 +1,207 @@
+"""The index: what is written is what is read, and broken tables do not get in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from detransfer.console import InputError
+from detransfer.data.index import (
+    BOX,
+    FLAGS,
+    IMAGE_TYPES,
+    OBJECT_TYPES,
+    Index,
+    check_tables,
+    empty_objects,
+    read_index,
+    write_index,
+)
+
+
+def example(root: Path) -> Index:
+    images = pd.DataFrame(
+        {
+            "image_id": [5, 3],
+            "path": ["b.jpg", "a.jpg"],
+            "width": [10, 20],
+            "height": [8, 9],
+            "split": ["train", "test"],
+        }
+    )
+    objects = pd.DataFrame([[0, 0, 10, 8], [1.5, 2, 3, 4], [0, 0, 20, 9]], columns=BOX)
+    objects = objects.assign(image_id=[5, 3, 3], class_id=[1, 0, 1], **dict.fromkeys(FLAGS, False))
+    objects["difficult"] = [True, False, False]
+    classes = pd.DataFrame(
+        {
+            "class_id": [0, 1],
+            "name": ["007", "NA"],
+            "source_id": ["01", "n2"],
+            "superclass": ["", "x"],
+        }
+    )
+    return Index(images, objects, classes, root)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    index = example(tmp_path / "data")
+    write_index(tmp_path / "index/x", index)
+    found = read_index(tmp_path / "index/x")
+    pd.testing.assert_frame_equal(found.images, index.images, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        found.objects, index.objects[list(OBJECT_TYPES)], check_dtype=False
+    )
+    pd.testing.assert_frame_equal(found.classes, index.classes, check_dtype=False)
+    assert found.root == tmp_path / "data"
+    types = {name: str(kind) for name, kind in found.objects.dtypes.items()}
+    assert types == OBJECT_TYPES
+    assert {name: str(kind) for name, kind in found.images.dtypes.items()} == IMAGE_TYPES
+    assert {path.name for path in (tmp_path / "index/x").iterdir()} == {
+        "images.parquet",
+        "objects.parquet",
+        "classes.csv",
+    }
+
+
+def test_the_folder_can_move_together_with_its_data(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    write_index(tmp_path / "study/index/x", example(tmp_path / "study/data"))
+    (tmp_path / "study").rename(tmp_path / "moved")
+    assert read_index(tmp_path / "moved/index/x").root == tmp_path / "moved/data"
+
+
+def test_splits_take_their_objects_along(tmp_path: Path) -> None:
+    index = example(tmp_path)
+    part = index.split("test")
+    assert part.images["image_id"].tolist() == [3]
+    assert part.objects["image_id"].tolist() == [3, 3]
+    assert len(index.split("train", "test").objects) == 3
+    with pytest.raises(InputError, match="split 'val' is empty; the index has: test, train"):
+        index.split("val")
+
+
+def test_the_digest_sees_every_change_and_only_changes(tmp_path: Path) -> None:
+    write_index(tmp_path / "a", example(tmp_path))
+    write_index(tmp_path / "b", example(tmp_path / "elsewhere"))
+    index = read_index(tmp_path / "a")
+    assert index.digest() == read_index(tmp_path / "b").digest()
+    changes = [
+        replace(index, images=index.images.assign(split="train")),
+        replace(index, objects=index.objects.assign(x1=np.float32(0))),
+        replace(index, objects=index.objects.assign(crowd=True)),
+        replace(index, classes=index.classes.assign(name=["007", "b"])),
+    ]
+    assert len({index.digest(), *(change.digest() for change in changes)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("images", "image_id", 3, "two images share one image_id"),
+        ("objects", "image_id", 4, "an image that the index does not have"),
+        ("objects", "class_id", 2, "a class that classes.csv does not list"),
+        ("objects", "class_id", -1, "a class that classes.csv does not list"),
+        ("objects", "x2", 10.5, r"b\.jpg: box .* leaves the image \(10 x 8\)"),
+        ("objects", "x1", -0.5, "leaves the image"),
+        ("objects", "y2", 0, "empty"),
+        ("objects", "y1", float("nan"), "empty, inverted or leaves"),
+        ("classes", "class_id", 1, "class ids are not 0, 1, 2"),
+    ],
+)
+def test_broken_tables_are_refused(
+    tmp_path: Path, table: str, column: str, value: float, message: str
+) -> None:
+    index = example(tmp_path)
+    changed = getattr(index, table).copy()
+    changed[column] = [value, *changed[column][1:]]
+    with pytest.raises(InputError, match=message):
+        write_index(tmp_path / "index", replace(index, **{table: changed}))
+    assert not (tmp_path / "index").exists()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.tuples(*[st.integers(-3, 12)] * 4),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+def test_a_box_is_accepted_exactly_when_it_holds_pixels_of_the_image(
+    box: tuple[int, ...], width: int, height: int
+) -> None:
+    """Slow version: the box is fine when all its pixels, at least one, are pixels of the image."""
+    x1, y1, x2, y2 = box
+    pixels = {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
+    fine = bool(pixels) and pixels <= {(x, y) for x in range(width) for y in range(height)}
+    index = example(Path("x"))
+    images = index.images.assign(width=[width, 20], height=[height, 9])
+    objects = index.objects.iloc[:1].assign(**dict(zip(BOX, box, strict=True)))
+    try:
+        check_tables(images, objects, index.classes)
+        accepted = True
+    except InputError:
+        accepted = False
+    assert accepted == fine
+
+
+def test_an_empty_or_broken_index_is_refused(tmp_path: Path) -> None:
+    index = example(tmp_path)
+    with pytest.raises(InputError, match="the index has no image"):
+        write_index(tmp_path / "x", replace(index, images=index.images[:0]))
+    write_index(tmp_path / "ok", replace(index, objects=empty_objects()))
+    assert read_index(tmp_path / "ok").objects.dtypes.astype(str).to_dict() == OBJECT_TYPES
+    with pytest.raises(InputError, match="nowhere: not a readable index"):
+        read_index(tmp_path / "nowhere")
+    (tmp_path / "ok/classes.csv").write_text("")
+    with pytest.raises(InputError, match="ok: not a readable index"):
+        read_index(tmp_path / "ok")
+    write_index(tmp_path / "ok", index)
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "ok/images.parquet")
+    with pytest.raises(InputError, match="ok: not a readable index"):
+        read_index(tmp_path / "ok")
+
+
+def run_index(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/index.py", *arguments]
+    return subprocess.run(
+        command, cwd=repository, env={"PYTHONPATH": "src"}, capture_output=True, text=True
+    )
+
+
+def test_the_program(tmp_path: Path, repository: Path) -> None:
+    """The catalog's options, changed by ours, and a data set that the catalog does not have."""
+    folder = tmp_path / "data/256_ObjectCategories/001.owl"
+    folder.mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (9, 9)).save(folder / f"{number}.jpg")
+    places = ["--root", str(tmp_path / "data"), "--output", str(tmp_path / "index")]
+    options = ["--options", json.dumps({"train_per_class": 3})]
+    done = run_index(repository, "--dataset", "caltech256", *places, *options)
+    assert done.returncode == 0, done.stderr
+    assert "train: 3 images, 0 objects" in done.stderr
+    assert "test: by class: owl 2" in done.stderr
+    assert len(read_index(tmp_path / "index").images) == 5
+    done = run_index(repository, "--dataset", "owls", *places, *options, "--reader", "caltech256")
+    assert done.returncode == 0, done.stderr
+    for arguments, message in [
+        (["--dataset", "caltech", *options], "did you mean 'caltech256'?; or give its --reader"),
+        (["--dataset", "caltech256"], "lower the option 'train_per_class'"),
+        (["--dataset", "caltech256", "--options", "{"], "--options: not JSON"),
+        (["--dataset", "caltech256", "--options", "[]"], "--options: expected an object"),
+        (["--dataset", "caltech256", "--options", '{"sed": 1}'], "did you mean 'seed'?"),
+    ]:
+        done = run_index(repository, *arguments, *places)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

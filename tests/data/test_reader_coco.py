@@ -1,0 +1,186 @@
+"""The COCO reader on small official files, on real archives, and against pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detransfer.console import InputError
+from detransfer.data.extract import Part, extract
+from detransfer.data.index import BOX, read_index, write_index
+from detransfer.data.readers import read_dataset
+
+CATEGORIES = [
+    {"id": 18, "name": "dog", "supercategory": "animal"},
+    {"id": 1, "name": "person", "supercategory": "person"},
+    {"id": 90, "name": "toothbrush", "supercategory": "indoor"},
+]
+ONE_SET = {"sets": {"val": {"annotations": "annotations/instances_val2017.json",
+                            "images": "val2017"}}}  # fmt: skip
+
+
+def annotation(number: int, box: list[float], image: int = 139, **more: Any) -> dict[str, Any]:
+    polygon = {"segmentation": [[1, 1, 2, 2, 3, 3]], "area": 1.5}
+    entry = {"id": number, "image_id": image, "category_id": 18, "bbox": box, "iscrowd": 0}
+    return {**entry, **polygon, **more}
+
+
+def write_set(
+    root: Path, name: str, sizes: dict[int, tuple[int, int]], annotations: list[dict[str, Any]]
+) -> Path:
+    """Write images and the instances file of one set; returns the path of the file."""
+    (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images = []
+    for number, (width, height) in sizes.items():
+        file = f"{number:012d}.jpg"
+        Image.new("RGB", (width, height)).save(root / name / file)
+        images.append({"id": number, "file_name": file, "width": width, "height": height})
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    path = root / "annotations" / f"instances_{name}.json"
+    path.write_text(json.dumps(content, indent=1))
+    return path
+
+
+def change(path: Path, key: str, value: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    val = [
+        annotation(1, [10.5, 5, 20, 10], category_id=1),
+        annotation(2, [0, 0, 64, 48], 139, iscrowd=1),
+        annotation(3, [44, 20, 20.4, 28.6], category_id=90),  # over the edge by rounding
+        annotation(4, [3, 3, 0, 5]),  # no area
+        annotation(5, [3, 3, 1, 1], 285),
+    ]
+    write_set(tmp_path, "val2017", {139: (64, 48), 285: (30, 30)}, val)
+    write_set(tmp_path, "train2017", {9: (20, 20)}, [annotation(9, [1, 2, 3, 4], 9)])
+    return tmp_path
+
+
+def test_everything_arrives_in_the_index(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_index(tmp_path / "index", read_dataset("coco", root, {}))
+    index = read_index(tmp_path / "index")
+    assert index.images.to_dict("list") == {
+        "image_id": [9, 139, 285],
+        "path": ["train2017/000000000009.jpg", "val2017/000000000139.jpg",
+                 "val2017/000000000285.jpg"],
+        "width": [20, 64, 30],
+        "height": [20, 48, 30],
+        "split": ["train2017", "val2017", "val2017"],
+    }  # fmt: skip
+    assert index.classes.to_numpy().tolist() == [
+        [0, "person", "1", "person"],
+        [1, "dog", "18", "animal"],
+        [2, "toothbrush", "90", "indoor"],
+    ]
+    assert index.objects["image_id"].tolist() == [9, 139, 139, 139, 285]
+    assert index.objects["class_id"].tolist() == [1, 0, 1, 2, 1]
+    expected = [[1, 2, 4, 6], [10.5, 5, 30.5, 15], [0, 0, 64, 48], [44, 20, 64, 48], [3, 3, 4, 4]]
+    np.testing.assert_array_equal(index.objects[BOX], expected)
+    assert index.objects["crowd"].tolist() == [False, False, True, False, False]
+    assert "instances_val2017.json: dropped 1 boxes of no area" in caplog.text
+
+
+def test_images_without_annotations_stay(root: Path) -> None:
+    write_set(root, "val2017", {139: (64, 48)}, [])
+    index = read_dataset("coco", root, ONE_SET)
+    assert len(index.images) == 1
+    assert index.objects.empty
+    write_index(root / "index", index)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (annotation(77, [60, 5, 5.1, 5]),
+         "annotation 77 has a box that leaves its image [60.0, 5.0, 65.1, 10.0] of 64 x 48 pixels"),
+        (annotation(77, [-1.5, 5, 5, 5]), "annotation 77 has a box that leaves its image"),
+        (annotation(77, [9, 5, -4, 5]), "annotation 77 has an inverted box [x, y, w, h] [9.0, 5.0"),
+        (annotation(77, [9, float("nan"), 4, 5]), "annotation 77 has a box that is not finite"),
+        (annotation(77, [9, 5, 4]), "annotation 77: bbox should be [x, y, width, height], got [9"),
+        (annotation(77, [1, 1, 5, 5], category_id=2), "annotation 77 has an unknown category"),
+        (annotation(77, [1, 1, 5, 5], 140), "annotation 77 belongs to an unknown image"),
+        (annotation(77, [1, 1, 5, 5], category_id=None),
+         "entry 2 of annotations (id 77) lacks 'category_id'"),
+    ],
+)  # fmt: skip
+def test_bad_annotations_are_named(root: Path, entry: dict[str, Any], message: str) -> None:
+    path = root / "annotations/instances_val2017.json"
+    change(path, "annotations", [annotation(1, [1, 1, 5, 5]), entry])
+    with pytest.raises(InputError) as caught:
+        read_dataset("coco", root, ONE_SET)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_bad_files_are_named(root: Path) -> None:
+    path = root / "annotations/instances_val2017.json"
+    whole = path.read_text()
+
+    def fails(message: str, options: dict[str, Any] = ONE_SET) -> None:
+        with pytest.raises(InputError, match=message):
+            read_dataset("coco", root, options)
+        path.write_text(whole)
+
+    path.write_text("\n".join(whole.split("\n")[:10]))
+    fails(r"instances_val2017\.json: line 10, column \d+: malformed JSON")
+    path.write_text("[]")
+    fails("has no list 'images'; is it an instances file")
+    change(path, "images", [])
+    fails("split 'val' is empty")
+    change(path, "categories", CATEGORIES[:2])
+    fails("its categories differ from those of the sets before it", {})
+    change(path, "images", [{"id": 139, "file_name": "000000000139.jpg", "width": 9, "height": 48}])
+    fails(r"val2017/000000000139\.jpg has 9 x 48 pixels, but the image has 64 x 48")
+    (root / "val2017/000000000285.jpg").write_bytes(b"\xff\xd8damaged")
+    fails(r"000000000285\.jpg: not a readable image")
+    (root / "val2017/000000000285.jpg").unlink()
+    fails(r"000000000285\.jpg: there is no such image")
+    path.unlink()
+    fails(r"instances_val2017\.json: there is no such annotation file")
+    write_set(root, "val2017", {9: (20, 20)}, [])
+    fails("its image id occurs twice in the sets", {})
+
+
+@pytest.mark.real_data
+def test_real_data_agree_with_pycocotools(real_data: Path, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    names = ("train2017", "val2017", "annotations_trainval2017")
+    root = tmp_path / "coco"
+    extract([Part(real_data / "mirror" / f"{name}.zip") for name in names], root)
+    write_index(tmp_path / "index", read_dataset("coco", root, {}))
+    index = read_index(tmp_path / "index")
+    assert len(index.classes) == 80
+    for split, count in (("train2017", 929), ("val2017", 898)):
+        with contextlib.redirect_stdout(io.StringIO()):
+            official = COCO(str(root / f"annotations/instances_{split}.json"))
+        part = index.split(split)
+        assert set(part.images["image_id"]) == set(official.getImgIds())
+        assert len(part.images) == 128
+        assert len(part.objects) == len(official.anns) == count
+        category = index.classes["source_id"].astype(int)[part.objects["class_id"]].to_numpy()
+        truth = official.loadAnns(official.getAnnIds())
+        ours = np.column_stack([part.objects["image_id"], category, part.objects[BOX]])
+        theirs = np.array([[a["image_id"], a["category_id"], *a["bbox"]] for a in truth], float)
+        theirs[:, 4:] += theirs[:, 2:4]
+        np.testing.assert_allclose(
+            ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)], atol=1e-3, rtol=0
+        )
+        for class_id, name in enumerate(index.classes["name"]):
+            (known,) = official.loadCats(official.getCatIds(catNms=[name]))
+            assert str(known["id"]) == index.classes["source_id"][class_id]
+            assert known["supercategory"] == index.classes["superclass"][class_id]

@@ -1,0 +1,257 @@
+"""The lease: devices are never shared, never lost, and given out in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "scripts/with_gpus.py"
+NOT_INHERITED = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_STEP_ID", "DETRANSFER_GPUS")
+
+
+def environment(**settings: str | None) -> dict[str, str]:
+    """This process's environment on a machine of eight pretended devices; None unsets."""
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    source = str(PROGRAM.parents[1] / "src")
+    changed = {**kept, "PYTHONPATH": source, "DETRANSFER_GPUS": "8", **settings}
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+class Lease:
+    """Starts leases that share one folder of locks, and ends what a failed test left running."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(
+        self, gpus: int, script: str, *options: str, **settings: str | None
+    ) -> subprocess.Popen[str]:
+        words = [sys.executable, str(PROGRAM), "--gpus", str(gpus), "--state"]
+        words += [str(self.folder / "locks"), *options, "--", "sh", "-c", script]
+        process = subprocess.Popen(
+            words,
+            cwd=self.folder,
+            env=environment(**settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def finish(
+        self, gpus: int, script: str, *options: str, **settings: str | None
+    ) -> tuple[int, str, str]:
+        """Run a lease to its end; return the exit code, its output and its messages."""
+        process = self.start(gpus, script, *options, **settings)
+        output, messages = process.communicate(timeout=15)
+        return process.returncode, output.strip(), messages
+
+    def tickets(self) -> int:
+        return len(list((self.folder / "locks").glob("*.ticket")))
+
+
+@pytest.fixture
+def lease(tmp_path: Path):
+    leases = Lease(tmp_path)
+    yield leases
+    for process in leases.started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=5)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Poll until the condition holds; fail after ten seconds."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "waited ten seconds in vain"
+        time.sleep(0.01)
+
+
+def test_jobs_side_by_side_never_share_a_device(lease: Lease, tmp_path: Path) -> None:
+    demands = [1, 3, 2, 8, 1, 4, 5, 1, 2, 3, 1, 2]
+    record = 'echo "{} $CUDA_VISIBLE_DEVICES" >> log'
+    script = f"{record.format('start')}; sleep 0.1; {record.format('stop')}"
+    jobs = [lease.start(gpus, script) for gpus in demands]
+    assert [job.wait(timeout=15) for job in jobs] == [0] * len(jobs)
+
+    busy: set[str] = set()
+    widths, together = [], 0
+    for line in (tmp_path / "log").read_text().splitlines():
+        event, names = line.split()
+        devices = set(names.split(","))
+        if event == "start":
+            assert not devices & busy, f"{names} given out while {sorted(busy)} were busy"
+            assert devices <= set("01234567")
+            widths.append(len(devices))
+            busy |= devices
+            together = max(together, len(busy))
+        else:
+            busy -= devices
+    assert sorted(widths) == sorted(demands)
+    assert together > 4, "jobs that fit side by side ran one after another"
+    assert lease.tickets() == 0
+
+
+def test_a_job_for_all_devices_is_not_overtaken(lease: Lease, tmp_path: Path) -> None:
+    first = lease.start(1, "echo first >> log; until [ -e go ]; do sleep 0.02; done")
+    wait_until((tmp_path / "log").exists)
+    large = lease.start(8, "echo large >> log")
+    wait_until(lambda: lease.tickets() == 1)
+    small = []
+    for number in range(3):  # seven devices are free, yet these wait behind the large job
+        small.append(lease.start(1, f"echo small{number} >> log"))
+        wait_until(lambda: lease.tickets() == 2 + number)  # noqa: B023 (called at once)
+    time.sleep(0.3)
+    assert (tmp_path / "log").read_text().split() == ["first"]
+    (tmp_path / "go").touch()
+    assert [job.wait(timeout=15) for job in (first, large, *small)] == [0] * 5
+    order = (tmp_path / "log").read_text().split()
+    assert order[:2] == ["first", "large"]
+    assert sorted(order[2:]) == ["small0", "small1", "small2"]
+    messages = large.communicate()[1]
+    assert "waiting for GPUs: 7 of 8 so far" in messages
+    assert re.search(r"GPU 0 is held by process \d+: sh -c 'echo first", messages)
+
+
+def test_a_dead_waiter_stops_nobody(lease: Lease, tmp_path: Path) -> None:
+    lease.start(1, "touch up; sleep 30")
+    wait_until((tmp_path / "up").exists)
+    waiter = lease.start(8, "true")
+    wait_until(lambda: lease.tickets() == 1)
+    waiter.kill()
+    waiter.wait()
+    assert lease.finish(7, "echo $CUDA_VISIBLE_DEVICES")[:2] == (0, "1,2,3,4,5,6,7")
+    assert lease.tickets() == 0
+
+
+def test_killing_the_lease_keeps_the_devices_until_the_command_ends(
+    lease: Lease, tmp_path: Path
+) -> None:
+    one = {"DETRANSFER_GPUS": "1"}
+    script = "(trap '' HUP; until [ -e go ]; do sleep 0.02; done; touch ended) & touch up; wait"
+    holder = lease.start(1, script, **one)
+    wait_until((tmp_path / "up").exists)
+    holder.kill()
+    assert holder.wait(timeout=5) == -signal.SIGKILL
+    heir = lease.start(1, "test -e ended", **one)
+    time.sleep(0.5)
+    assert heir.poll() is None, "the device was given out while its user still ran"
+    (tmp_path / "go").touch()
+    assert heir.wait(timeout=5) == 0
+
+
+def test_killing_the_command_frees_its_devices(lease: Lease, tmp_path: Path) -> None:
+    holder = lease.start(8, "echo $$ > pid; exec sleep 30")
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    heir = lease.start(8, "true")
+    time.sleep(0.3)
+    assert heir.poll() is None
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert heir.wait(timeout=5) == 0
+    assert holder.wait(timeout=5) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_gets_the_signals(lease: Lease, tmp_path: Path, sent: signal.Signals) -> None:
+    name = sent.name.removeprefix("SIG")
+    job = lease.start(
+        2, f"trap 'echo {name}; exit 5' {name}; touch up; while :; do sleep 0.02; done"
+    )
+    wait_until((tmp_path / "up").exists)
+    job.send_signal(sent)
+    output, _ = job.communicate(timeout=5)
+    assert (job.returncode, output.strip()) == (5, name)
+
+
+@pytest.mark.parametrize("gpus", [0, 3])
+def test_the_exit_code_is_the_commands(lease: Lease, gpus: int) -> None:
+    assert lease.finish(gpus, "exit 37")[0] == 37
+    assert lease.finish(gpus, "kill -TERM $$")[0] == -signal.SIGTERM
+
+
+def test_without_gpus_the_command_sees_none(lease: Lease) -> None:
+    script = 'echo "[${CUDA_VISIBLE_DEVICES-unset}]"'
+    assert lease.finish(0, script, CUDA_VISIBLE_DEVICES="0,1")[:2] == (0, "[]")
+    assert not (lease.folder / "locks").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({}, "9 GPUs asked for, but this machine has 8:"),
+        ({"CUDA_VISIBLE_DEVICES": "4,5"}, "CUDA_VISIBLE_DEVICES=4,5 allows 2:"),
+        ({"CUDA_VISIBLE_DEVICES": "3,-1,4"}, "CUDA_VISIBLE_DEVICES=3,-1,4 allows 1:"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES= allows 0:"),
+        ({"SLURM_JOB_ID": "7"}, "Slurm gave job 7 none (CUDA_VISIBLE_DEVICES is unset):"),
+        ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}, "Slurm gave job 7 2 (0,1):"),
+        ({"DETRANSFER_GPUS": "many"}, "DETRANSFER_GPUS=many: give a number"),
+    ],
+)
+def test_a_demand_that_can_never_be_met_is_refused_at_once(
+    lease: Lease, settings: dict[str, str], complaint: str
+) -> None:
+    code, output, messages = lease.finish(9, "echo ran", **settings)
+    assert (code, output) == (2, "")
+    assert complaint in messages and "Traceback" not in messages
+
+
+def test_a_lowered_demand_is_refused(lease: Lease) -> None:
+    code, output, messages = lease.finish(2, "echo ran", "--expected", "4")
+    assert (code, output) == (2, "")
+    assert "the configuration asks for 4" in messages and "--resources gpu=4" in messages
+    assert lease.finish(2, "echo ran", "--expected", "2")[:2] == (0, "ran")
+
+
+def test_a_command_that_does_not_exist_is_refused_before_waiting(tmp_path: Path) -> None:
+    words = [sys.executable, str(PROGRAM), "--gpus", "1", "--state", str(tmp_path / "locks")]
+    done = subprocess.run(
+        [*words, "--", "no-such-program"], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "no program called no-such-program" in done.stderr
+    assert not (tmp_path / "locks").exists()
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "name the command after --" in done.stderr
+
+
+def test_only_devices_of_the_surrounding_choice_are_used(lease: Lease) -> None:
+    show = "echo $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER"
+    assert lease.finish(2, show, CUDA_VISIBLE_DEVICES="6,2,4")[1] == "6,2 PCI_BUS_ID"
+
+
+def test_a_device_has_one_lock_whatever_it_is_called(lease: Lease, tmp_path: Path) -> None:
+    tool = tmp_path / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(
+        "#!/bin/sh\n"
+        "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa-1)'\n"
+        "echo '  MIG 1g.18gb     Device  0: (UUID: MIG-cccc)'\n"
+        "echo 'GPU 1: NVIDIA H200 (UUID: GPU-bbbb-2)'\n"
+    )
+    tool.chmod(0o755)
+    real = {"PATH": f"{tool.parent}:{os.environ['PATH']}", "DETRANSFER_GPUS": None}
+    show = "echo $CUDA_VISIBLE_DEVICES"
+    assert lease.finish(2, show, **real)[1] == "0,1"
+    assert lease.finish(1, show, CUDA_VISIBLE_DEVICES="GPU-bbbb", **real)[1] == "1"
+
+
+def test_under_slurm_only_what_slurm_gave_is_shared_out(lease: Lease, tmp_path: Path) -> None:
+    seven = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}
+    lease.start(1, "touch up; sleep 30", **seven)
+    wait_until((tmp_path / "up").exists)
+    show = "echo $CUDA_VISIBLE_DEVICES"
+    # The same allocation shares its devices; another one's device 0 is another device.
+    assert lease.finish(1, show, **seven)[1] == "1"
+    assert lease.finish(2, show, **{**seven, "SLURM_JOB_ID": "8"})[1] == "0,1"

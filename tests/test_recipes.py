@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detransfer.console import InputError
+from detransfer.recipes import (
+    ClassificationRecipe,
+    DetectionRecipe,
+    InferenceRecipe,
+    TrainingRecipe,
+    check_recipes,
+)
+from detransfer.study import load_recipe_file, load_study
+
+TRAINING = """\
+task: classification
+training:
+  epochs: 2  # passes
+  batch_size: 16
+  optimizer: sgd
+  learning_rate: 1e-2  # YAML 1.1 reads a text here
+  weight_decay: 0.0001
+  schedule: step
+  step_epochs: [1, 1.5]
+backbone: {output_stride: 16, batch_norm: frozen, freeze: [layer1]}
+images: {size: 96, resize: 110}
+"""
+DETECTION = """\
+task: detection
+training:
+  epochs: 1
+  batch_size: 4
+  optimizer: sgd
+  learning_rate: 0.01
+  weight_decay: 0
+  schedule: constant
+backbone: {output_stride: 16, batch_norm: frozen}
+chips:
+  size: 128
+  stride: [24, 40]
+  minimum_side: 2
+  scales:
+    - {factor: 2.0, valid_range: [0, 40]}
+    - {long: 128, valid_range: [30, null]}
+rpn: {anchor_sizes: [16, 32]}
+head: {}
+"""
+INFERENCE = """\
+task: detection
+scales: [{short: 128, long: 256}]
+batch_size: 1
+nms_iou: 0.45
+voc: {ious: [0.5, 0.7], convention: AP07}
+"""
+
+
+def refusal(path: Path, text: str, model: type[Any]) -> str:
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_recipe_file(path, model)
+    message = str(caught.value)
+    assert all(line.startswith(f"{path}: ") for line in message.splitlines())
+    return message.removeprefix(f"{path}: ")
+
+
+def test_valid_recipes_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TRAINING)
+    recipe = load_recipe_file(path, ClassificationRecipe)
+    assert recipe.training.learning_rate == 0.01
+    assert recipe.training.step_epochs == (1.0, 1.5)
+    path.write_text(DETECTION)
+    chips = load_recipe_file(path, DetectionRecipe).chips
+    assert [scale.valid_range for scale in chips.scales] == [(0, 40), (30, None)]
+    path.write_text(INFERENCE)
+    assert load_recipe_file(path, InferenceRecipe).voc.ious == (0.5, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs:", "epoch:", "unknown key 'training.epoch'; did you mean 'epochs'?"),
+        (
+            "optimizer: sgd",
+            "optimizer: sdg",
+            "training.optimizer: Input should be 'sgd' or 'adamw'",
+        ),
+        ("  batch_size: 16\n", "", "key 'training.batch_size' is missing"),
+        ("batch_size: 16", "batch_size: many", "training.batch_size: Input should be a valid int"),
+        ("batch_size: 16", "batch_size: 1.5", "training.batch_size: Input should be a valid int"),
+        ("epochs: 2", "epochs: 0", "training.epochs: Input should be greater than 0 (got 0)"),
+        ("epochs: 2", "epochs: .inf", "training.epochs: Input should be a finite number"),
+        ("1e-2", ".nan", "training.learning_rate: Input should be a finite number"),
+        ("[1, 1.5]", "[0, 1]", "training.step_epochs.0: Input should be greater than 0"),
+        ("schedule: step", "schedule: cosine", "training: step_epochs: given exactly when"),
+        ("  step_epochs: [1, 1.5]\n", "", "training: step_epochs: given exactly when schedule"),
+        (
+            "batch_size: 16",
+            "batch_size: 16\n  micro_batch: 5",
+            "training: micro_batch: must divide",
+        ),
+        ("output_stride: 16", "output_stride: 12", "backbone.output_stride: Input should be 8, 16"),
+        ("resize: 110", "resize: 90", "images: resize: must be at least `size`"),
+        ("task: classification", "task: detection", "task: Input should be 'classification'"),
+        ("resize: 110", "rezise: 110", "unknown key 'images.rezise'; did you mean 'resize'?"),
+    ],
+)
+def test_training_faults_name_file_and_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert TRAINING.count(old) == 1
+    lines = refusal(tmp_path / "recipe.yaml", TRAINING.replace(old, new), ClassificationRecipe)
+    assert message in lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("stride: [24, 40]", "stride: [40, 24]", "chips: stride: needs 0 < lowest <= highest < s"),
+        ("stride: [24, 40]", "stride: [24, 128]", "chips: stride: needs 0 < lowest <= highest < s"),
+        ("[30, null]", "[30, 20]", "chips.scales.1: valid_range: 30.0 to 20.0 is empty"),
+        ("factor: 2.0, ", "", "chips.scales.0: give either `long`"),
+        ("factor: 2.0, ", "factor: 2.0, long: 9, ", "chips.scales.0: give either `long`"),
+        ("factor: 2.0", "facto: 2.0", "unknown key 'chips.scales.0.facto'; did you mean 'factor'?"),
+        ("[16, 32]", "[]", "rpn.anchor_sizes: Tuple should have at least 1 item"),
+        ("[16, 32]", "[16, -32]", "rpn.anchor_sizes.1: Input should be greater than 0 (got -32)"),
+        ("head: {}", "head: {positive_share: 2}", "head.positive_share: Input should be less than"),
+    ],
+)
+def test_detection_faults_name_file_and_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert DETECTION.count(old) == 1
+    line = refusal(tmp_path / "recipe.yaml", DETECTION.replace(old, new), DetectionRecipe)
+    assert message in line
+
+
+def test_overlap_thresholds_are_shares(tmp_path: Path) -> None:
+    text = INFERENCE.replace("0.7", "70")
+    line = refusal(tmp_path / "recipe.yaml", text, InferenceRecipe)
+    assert line == "voc.ious.1: Input should be less than or equal to 1 (got 70)"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("a: 1\nb: [1, 2\nc: 3\n", 3), ("a: 1\n\tb: 2\n", 2), ("a: 1\nb: c: d\n", 2)],
+)
+def test_a_syntax_error_is_one_line_that_names_the_line(
+    tmp_path: Path, text: str, number: int
+) -> None:
+    line = refusal(tmp_path / "recipe.yaml", text, TrainingRecipe)
+    assert line.startswith(f"line {number}: not readable as YAML: ")
+    assert "\n" not in line
+
+
+def test_files_that_are_no_recipe_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    assert refusal(path, "", TrainingRecipe).startswith("expected keys and values")
+    assert refusal(path, "- 1\n", TrainingRecipe) == "expected keys and values, found list"
+    path.write_bytes(b"a: \xff\n")
+    with pytest.raises(InputError, match=r"recipe\.yaml: not readable as YAML: 'utf-8' codec"):
+        load_recipe_file(path, TrainingRecipe)
+    with pytest.raises(InputError, match=r"absent\.yaml: there is no such file"):
+        load_recipe_file(tmp_path / "absent.yaml", TrainingRecipe)
+    with pytest.raises(InputError, match="Is a directory"):
+        load_recipe_file(tmp_path, TrainingRecipe)
+
+
+def test_check_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
+    job: dict[str, int] = {}
+    study = load_study(
+        {
+            "study": "demo",
+            "results": "results",
+            "data": "data",
+            "state": "state",
+            "recipes": str(tmp_path),
+            "seeds": [0],
+            "backbone": {"name": "resnet18"},
+            "pretrainings": {
+                "random": {"kind": "untrained"},
+                "coco": {"kind": "detection", "dataset": "coco", "start": "random"},
+            },
+            "targets": {
+                "voc": {"task": "detection", "dataset": "voc"},
+                "caltech256": {"task": "classification", "dataset": "caltech256"},
+            },
+            "resources": {"train": job, "predict": job, "data": job},
+        },
+        "demo.yaml",
+    )
+    texts = {
+        "pretrain_coco": DETECTION,
+        "finetune_voc": DETECTION,
+        "finetune_caltech256": TRAINING,
+        "evaluate_voc": INFERENCE,
+    }
+    (tmp_path / "demo").mkdir()
+    for stage, text in texts.items():
+        with pytest.raises(InputError, match=f"{stage}.yaml: there is no such file"):
+            check_recipes(study)
+        (tmp_path / "demo" / f"{stage}.yaml").write_text(text)
+    check_recipes(study)
+    (tmp_path / "demo/finetune_caltech256.yaml").write_text(DETECTION)
+    with pytest.raises(InputError, match=r"caltech256.yaml: task: Input should be 'class"):
+        check_recipes(study)
+
+
+def test_the_examples_here_are_complete() -> None:
+    """The faults above are planted in recipes that spell out every required key."""
+    for text, model in ((TRAINING, ClassificationRecipe), (DETECTION, DetectionRecipe)):
+        content = yaml.safe_load(text)
+        for name, section in content.items():
+            for key in section if isinstance(section, dict) else ():
+                field = model.model_fields[name].annotation.model_fields[key]  # type: ignore[union-attr]
+                assert field.description or key == "scales"

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detransfer.console import InputError
+from detransfer.study import Study, Trained, load_study, suggest
+
+SHA = "0" * 64
+JOB = {"gpu": 1, "threads": 2, "mem_mb": 4000, "runtime": 60}
+STUDY: dict[str, Any] = {
+    "study": "demo",
+    "results": "results",
+    "data": "data",
+    "state": "state",
+    "seeds": [0, 1, 2],
+    "backbone": {"name": "resnet18"},
+    "pretrainings": {
+        "random": {"kind": "untrained"},
+        "imagenet_cls": {"kind": "imported", "timm": "resnet18.tv_in1k"},
+        "coco": {"kind": "detection", "dataset": "coco", "start": "imagenet_cls"},
+        "coco_labels": {"kind": "classification", "dataset": "coco", "start": "imagenet_cls"},
+    },
+    "targets": {
+        "voc_detection": {"task": "detection", "dataset": "voc"},
+        "caltech256": {"task": "classification", "dataset": "caltech256"},
+    },
+    "datasets": {"voc": {"train_splits": ["train"]}},
+    "resources": {"train": JOB, "predict": dict(JOB), "data": dict(JOB)},
+}
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    """Return the valid study with one value set; ... takes the key away."""
+    study = deepcopy(STUDY)
+    *steps, last = place.split(".")
+    section = study
+    for step in steps:
+        section = section[step]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    return study
+
+
+def refusal(content: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        load_study(content, "config/demo.yaml")
+    return str(caught.value)
+
+
+def test_a_valid_study_is_read() -> None:
+    study = load_study(STUDY, "config/demo.yaml")
+    assert list(study.trained) == ["coco", "coco_labels"]
+    assert isinstance(study.pretrainings["coco"], Trained)
+    assert list(study.targets_of("detection")) == ["voc_detection"]
+    assert study.recipe("pretrain_coco") == Path("config/recipes/demo/pretrain_coco.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        study.seeds = (1,)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("reslts", "x", "unknown key 'reslts'; did you mean 'results'?"),
+        ("backbone.nmae", "x", "unknown key 'backbone.nmae'; did you mean 'name'?"),
+        (
+            "pretrainings.coco.datset",
+            "x",
+            "unknown key 'pretrainings.coco.datset'; did you mean 'dataset'?",
+        ),
+        (
+            "pretrainings.imagenet_cls.tim",
+            "x",
+            "unknown key 'pretrainings.imagenet_cls.tim'; did you mean 'timm'?",
+        ),
+        (
+            "resources.train.gpus",
+            8,
+            "unknown key 'resources.train.gpus'; did you mean 'gpu'?",
+        ),
+        (
+            "resources.trian",
+            JOB,
+            "unknown key 'resources.trian'; did you mean 'train'?",
+        ),
+        (
+            "datasets.voc.train_split",
+            ["x"],
+            "unknown key 'datasets.voc.train_split'; did you mean 'train_splits'?",
+        ),
+        (
+            "targets.voc_detection.xyz",
+            1,
+            "unknown key 'targets.voc_detection.xyz'; known: dataset, task",
+        ),
+        ("seeds", ..., "key 'seeds' is missing"),
+        ("resources.data", ..., "key 'resources.data' is missing"),
+        ("pretrainings.coco.start", ..., "key 'pretrainings.coco.start' is missing"),
+        ("pretrainings.coco.kind", ..., "key 'pretrainings.coco.kind' is missing"),
+        (
+            "pretrainings.coco.kind",
+            "detect",
+            "pretrainings.coco: Input tag 'detect' found using 'kind' does not match any of the "
+            "expected tags: 'untrained', 'imported', 'classification', 'detection'",
+        ),
+        ("backbone", "resnet18", "backbone: Input should be a valid dictionary"),
+        ("seeds", 3, "seeds: Input should be a valid tuple (got 3)"),
+        ("seeds", [0, "x"], "seeds.1: Input should be a valid integer"),
+        ("seeds", [], "seeds: Tuple should have at least 1 item"),
+        ("seeds", [0, -1], "seeds.1: Input should be greater than or equal to 0 (got -1)"),
+        ("seeds", [0, 1, 0], "seeds: 0 stands there twice"),
+        (
+            "resources.predict.threads",
+            0,
+            "resources.predict.threads: Input should be greater than or equal to 1 (got 0)",
+        ),
+        (
+            "pretrainings.coco.seed",
+            -1,
+            "pretrainings.coco.seed: Input should be greater than or equal to 0 (got -1)",
+        ),
+        (
+            "targets.caltech256.task",
+            "segmentation",
+            "targets.caltech256.task: Input should be 'detection' or 'classification'",
+        ),
+        ("pretrainings.Coco", {"kind": "untrained"}, "pretrainings.Coco"),
+        (
+            "pretrainings.coco.start",
+            "imagenet_clas",
+            "pretrainings.coco.start: there is no pre-training 'imagenet_clas'; "
+            "did you mean 'imagenet_cls'?",
+        ),
+        (
+            "pretrainings.coco.start",
+            "coco",
+            "pretrainings.coco: starts from itself (coco <- coco)",
+        ),
+        (
+            "pretrainings.imagenet_cls",
+            {"kind": "detection", "dataset": "x", "start": "coco_labels"},
+            "pretrainings.imagenet_cls: starts from itself "
+            "(imagenet_cls <- coco_labels <- imagenet_cls)",
+        ),
+        (
+            "pretrainings.imagenet_cls.file",
+            "x.pth",
+            "pretrainings.imagenet_cls: give exactly one of `file`, `url` and `timm`",
+        ),
+        (
+            "pretrainings.imagenet_cls.timm",
+            ...,
+            "pretrainings.imagenet_cls: give exactly one of `file`, `url` and `timm`",
+        ),
+        (
+            "pretrainings.imagenet_cls",
+            {"kind": "imported", "url": "https://example.org/x.pth"},
+            "pretrainings.imagenet_cls: `url` and `sha256` come together",
+        ),
+        (
+            "pretrainings.imagenet_cls.sha256",
+            SHA,
+            "pretrainings.imagenet_cls: `url` and `sha256` come together",
+        ),
+        (
+            "pretrainings.imagenet_cls",
+            {"kind": "imported", "url": "https://example.org/x.pth", "sha256": "abc"},
+            "pretrainings.imagenet_cls.sha256: String should match pattern",
+        ),
+        ("render_world", True, "render_world: needs `mirror` to be a folder"),
+    ],
+)
+def test_one_fault_is_one_line_with_file_and_key(place: str, value: Any, message: str) -> None:
+    line = refusal(changed(place, value))
+    assert line.startswith(f"config/demo.yaml: {message}")
+    assert "\n" not in line
+
+
+def test_a_circle_is_named_without_what_leads_into_it() -> None:
+    study = changed("pretrainings.before", {"kind": "detection", "dataset": "x", "start": "coco"})
+    study["pretrainings"] = {"before": study["pretrainings"].pop("before"), **study["pretrainings"]}
+    study["pretrainings"]["coco"]["start"] = "coco_labels"
+    study["pretrainings"]["coco_labels"]["start"] = "coco"
+    expected = "pretrainings.coco: starts from itself (coco <- coco_labels <- coco)"
+    assert refusal(study) == f"config/demo.yaml: {expected}"
+
+
+def test_a_world_is_rendered_into_a_folder_only() -> None:
+    study = changed("render_world", True)
+    assert load_study({**study, "mirror": "world"}, "x").render_world
+    assert "render_world" in refusal({**study, "mirror": "https://example.org/world"})
+
+
+def test_every_fault_is_named_at_once() -> None:
+    study = changed("reslts", "x")
+    del study["seeds"]
+    study["resources"]["train"] = {"gpus": 1}
+    lines = refusal(study).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("config/demo.yaml: ") for line in lines)
+
+
+def test_names_far_from_all_known_ones_are_answered_with_all() -> None:
+    assert suggest("zzz", ["b", "a"]) == "; known: a, b"
+    assert suggest("resnet81", {"resnet18": 1, "vgg": 2}) == "; did you mean 'resnet18'?"
+
+
+@pytest.mark.parametrize("module", ["detransfer.study", "detransfer.recipes"])
+def test_the_snakefile_loads_neither_torch_nor_pandas(repository: Path, module: str) -> None:
+    heavy = ("torch", "torchvision", "timm", "pandas", "numpy", "sklearn", "matplotlib")
+    program = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(repository / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_key_of_a_study_is_explained() -> None:
+    def unexplained(model: Any, skip: Callable[[str], bool]) -> list[str]:
+        return [n for n, f in model.model_fields.items() if not f.description and not skip(n)]
+
+    sections = {"seeds", "backbone", "pretrainings", "targets", "datasets", "resources"}
+    assert unexplained(Study, sections.__contains__) == []

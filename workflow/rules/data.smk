@@ -1,0 +1,111 @@
+# From the owners' archives to one index a data set.
+
+
+def archive_source(wildcards):
+    """Where an archive is rendered first, if the study's world is a rendered one."""
+    return STUDY.mirror + "/" + wildcards.archive if STUDY.render_world else []
+
+
+def dataset_options(wildcards):
+    return json.dumps(DATASETS[wildcards.dataset].options)
+
+
+if STUDY.render_world:
+
+    rule render_world:
+        input:
+            recipe=STUDY.recipe("world"),
+            code=code("render_world"),
+        output:
+            expand("{mirror}/{archive}", mirror=STUDY.mirror, archive=ARCHIVES),
+            sums=f"{STUDY.mirror}/SHA256SUMS",
+            sheet=RESULTS / "world.png",
+        log:
+            LOGS / "render_world.log",
+        benchmark:
+            TIMES / "render_world.tsv"
+        threads: STUDY.resources.data.threads
+        resources:
+            mem_mb=STUDY.resources.data.mem_mb,
+            runtime=STUDY.resources.data.runtime,
+        params:
+            mirror=STUDY.mirror,
+        conda:
+            "../../envs/data.yaml"
+        shell:
+            "python scripts/render_world.py --recipe {input.recipe} --output {params.mirror} "
+            "--contact-sheet {output.sheet} 2> {log}"
+
+
+rule fetch:
+    input:
+        archive=archive_source,
+        checksums=STUDY.checksums or [],
+        code=code("fetch"),
+    output:
+        DATA / "archives" / "{archive}",
+    log:
+        LOGS / "fetch" / "{archive}.log",
+    benchmark:
+        TIMES / "fetch" / "{archive}.tsv"
+    retries: 2
+    threads: STUDY.resources.data.threads
+    resources:
+        mem_mb=STUDY.resources.data.mem_mb,
+        runtime=STUDY.resources.data.runtime,
+    params:
+        mirror=f"--mirror {STUDY.mirror}" if STUDY.mirror else "",
+        checksums=f"--checksums {STUDY.checksums}" if STUDY.checksums else "",
+        manual=DATA / "manual",
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python scripts/fetch.py --archive {wildcards.archive} --output {output} "
+        "{params.mirror} {params.checksums} --manual {params.manual} 2> {log}"
+
+
+rule extract:
+    input:
+        archives=lambda wildcards: [
+            DATA / "archives" / name for name in DATASETS[wildcards.dataset].archives
+        ],
+        code=code("extract"),
+    output:
+        directory(DATA / "{dataset}"),
+    log:
+        LOGS / "extract" / "{dataset}.log",
+    benchmark:
+        TIMES / "extract" / "{dataset}.tsv"
+    threads: STUDY.resources.data.threads
+    resources:
+        mem_mb=STUDY.resources.data.mem_mb,
+        runtime=STUDY.resources.data.runtime,
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python scripts/extract.py --output {output} {input.archives} 2> {log}"
+
+
+rule index:
+    input:
+        images=DATA / "{dataset}",
+        code=code("index"),
+    output:
+        index("{dataset}")["index"],
+    log:
+        LOGS / "index" / "{dataset}.log",
+    benchmark:
+        TIMES / "index" / "{dataset}.tsv"
+    threads: STUDY.resources.data.threads
+    resources:
+        mem_mb=STUDY.resources.data.mem_mb,
+        runtime=STUDY.resources.data.runtime,
+    params:
+        folder=index_folder("{dataset}"),
+        reader=lambda wildcards: DATASETS[wildcards.dataset].reader,
+        options=dataset_options,
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python scripts/index.py --dataset {wildcards.dataset} --reader {params.reader} "
+        "--root {input.images} --output {params.folder} --options {params.options:q} 2> {log}"

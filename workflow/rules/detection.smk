@@ -1,0 +1,103 @@
+# Object detection: fine-tune, detect, evaluate (the paper's section 4.1).
+DETECTION = RESULTS / "detection" / "{target}" / "{pretraining}" / "seed{seed}"
+
+
+use rule pretrain_classifier as finetune_detector with:
+    input:
+        unpack(target_index),
+        start=lambda wildcards: backbone(wildcards.pretraining),
+        recipe=target_recipe("finetune"),
+        architecture=STUDY.backbone.file or [],
+        code=code("train_detector"),
+    output:
+        model=DETECTION / "model.safetensors",
+        fit=DETECTION / "fit.json",
+    log:
+        LOGS / "finetune_detector" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "finetune_detector" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        pretraining=one_of(STUDY.pretrainings),
+        target=one_of(STUDY.targets_of("detection")),
+    params:
+        program="train_detector",
+        gpu=STUDY.resources.train.gpu,
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        seed="{seed}",
+        state=STATE / "detection" / "{target}" / "{pretraining}" / "seed{seed}",
+        folder=subpath(output.model, parent=True),
+
+
+rule detect:
+    input:
+        unpack(target_index),
+        model=DETECTION / "model.safetensors",
+        recipe=target_recipe("evaluate"),
+        architecture=STUDY.backbone.file or [],
+        code=code("detect"),
+    output:
+        detections=DETECTION / "detections.parquet",
+        training=DETECTION / "training_detections.parquet",
+    log:
+        LOGS / "detect" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "detect" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(STUDY.targets_of("detection")),
+    threads: STUDY.resources.predict.threads
+    resources:
+        gpu=STUDY.resources.predict.gpu,
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        gpu=STUDY.resources.predict.gpu,
+        index=target_index_folder,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        training_splits=lambda wildcards: target_dataset(wildcards).train_splits,
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
+        "python scripts/detect.py --model {input.model} --index {params.index} "
+        "--split {params.split} --training-splits {params.training_splits} "
+        "--recipe {input.recipe} --output {output.detections} "
+        "--training-output {output.training} --threads {threads} 2> {log}"
+
+
+rule evaluate_detections:
+    input:
+        unpack(target_index),
+        detections=DETECTION / "detections.parquet",
+        training=DETECTION / "training_detections.parquet",
+        model=DETECTION / "model.safetensors",
+        fit=DETECTION / "fit.json",
+        recipe=target_recipe("evaluate"),
+        code=code("evaluate_detections"),
+    output:
+        metrics=DETECTION / "metrics.json",
+        classes=DETECTION / "average_precision.csv",
+    log:
+        LOGS / "evaluate_detections" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "evaluate_detections" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(STUDY.targets_of("detection")),
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        index=target_index_folder,
+        dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        training_splits=lambda wildcards: target_dataset(wildcards).train_splits,
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python scripts/evaluate_detections.py --detections {input.detections} "
+        "--training-detections {input.training} --model {input.model} --fit {input.fit} "
+        "--index {params.index} --split {params.split} "
+        "--training-splits {params.training_splits} --recipe {input.recipe} "
+        "--pretraining {wildcards.pretraining} --dataset {params.dataset} "
+        "--seed {wildcards.seed} --output {output.metrics} --classes {output.classes} 2> {log}"

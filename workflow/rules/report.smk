@@ -1,0 +1,71 @@
+# The paper's tables and figures, each from the metrics of its runs.
+
+
+rule table2:
+    input:
+        metrics=runs("detection", "metrics.json"),
+        published=STUDY.published / "table2.csv",
+        code=code("tabulate"),
+    output:
+        report(
+            RESULTS / "table2.csv",
+            caption="../report/table2.rst",
+            category="Detection",
+            labels={"table": "2", "shows": "VOC mAP by pre-training"},
+        ),
+    log:
+        LOGS / "table2.log",
+    benchmark:
+        TIMES / "table2.tsv"
+    params:
+        metrics=["mAP@0.5", "mAP@0.7"],
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/tabulate.py {input.metrics} --metrics {params.metrics} "
+        "--published {input.published} --output {output} 2> {log}"
+
+
+use rule table2 as table5 with:
+    input:
+        metrics=runs("classification", "metrics.json"),
+        published=STUDY.published / "table5.csv",
+        code=code("tabulate"),
+    output:
+        report(
+            RESULTS / "table5.csv",
+            caption="../report/table5.rst",
+            category="Classification",
+            labels={"table": "5", "shows": "top-1 accuracy after fine-tuning"},
+        ),
+    log:
+        LOGS / "table5.log",
+    benchmark:
+        TIMES / "table5.tsv"
+    params:
+        metrics=["top1"],
+
+
+rule figure1:
+    input:
+        metrics=runs("detection", "metrics.json"),
+        published=STUDY.published / "table2.csv",
+        code=code("figure1"),
+    output:
+        table=RESULTS / "figure1.csv",
+        pdf=RESULTS / "figure1.pdf",
+        png=report(
+            RESULTS / "figure1.png",
+            caption="../report/figure1.rst",
+            category="Detection",
+            labels={"figure": "1", "shows": "VOC mAP by overlap threshold"},
+        ),
+    log:
+        LOGS / "figure1.log",
+    benchmark:
+        TIMES / "figure1.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/figure1.py {input.metrics} --published {input.published} "
+        "--csv {output.table} --pdf {output.pdf} --png {output.png} 2> {log}"
