@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from detransfer.console import InputError
-from detransfer.study import Study, Trained, load_study, suggest
+from detransfer.study import Trained, load_study, suggest
 
 SHA = "0" * 64
 JOB = {"gpu": 1, "threads": 2, "mem_mb": 4000, "runtime": 60}
@@ -225,11 +224,3 @@ def test_the_snakefile_loads_neither_torch_nor_pandas(repository: Path, module: 
         check=True,
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_every_key_of_a_study_is_explained() -> None:
-    def unexplained(model: Any, skip: Callable[[str], bool]) -> list[str]:
-        return [n for n, f in model.model_fields.items() if not f.description and not skip(n)]
-
-    sections = {"seeds", "backbone", "pretrainings", "targets", "datasets", "resources"}
-    assert unexplained(Study, sections.__contains__) == []

@@ -233,6 +233,7 @@ def _batches(
             collate_fn=collate,
             num_workers=run.workers,
             pin_memory=run.device.type == "cuda",
+            worker_init_fn=_outlive_sigterm,
         )
         for number, batch in enumerate(loader):
             here = replace(
@@ -245,6 +246,11 @@ def _batches(
         progress = replace(
             progress, step=progress.step + len(left), epoch=progress.epoch + 1, step_of_epoch=0
         )
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Let a loader's worker serve the last batch when a scheduler signals the whole job."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def epoch_order(size: int, batch: int, seed: int, epoch: int) -> list[list[int]]:

@@ -106,7 +106,9 @@ def test_a_download_is_the_file(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_cut_connection_is_continued_by_range(site: Site, tmp_path: Path) -> None:
-    site.cut = 66_000  # whole chunks of 65,536 are kept; four connections: more than `attempts`, but each brings new bytes
+    # Whole chunks of 65,536 bytes are kept, so it takes four connections: more than `attempts`,
+    # but each brings new bytes.
+    site.cut = 66_000
     fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
     assert (tmp_path / "f").read_bytes() == CONTENT
     assert site.asked == ["", "bytes=65536-", "bytes=131072-", "bytes=196608-"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -55,10 +56,14 @@ def test_a_png_named_jpeg_is_read_by_its_content(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
-    import cv2
+    cv2.imwrite(str(tmp_path / "a.png"), scene()[:, :, ::-1].astype(np.uint16) * 256 + 128)
+    close(decode(tmp_path / "a.png"), scene(), 1)
 
-    cv2.imwrite(str(tmp_path / "a.png"), scene()[:, :, ::-1].astype(np.uint16) * 257)
-    close(decode(tmp_path / "a.png"), scene(), 0)
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    close(decode(tmp_path / "a.gif"), np.array(frames[0]), 0)
 
 
 def test_orientation_in_exif_is_ignored(tmp_path: Path) -> None:

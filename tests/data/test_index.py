@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,8 +47,8 @@ def example(root: Path) -> Index:
     classes = pd.DataFrame(
         {
             "class_id": [0, 1],
-            "name": ["007", "NA"],
-            "source_id": ["01", "n2"],
+            "name": ["007", "12"],
+            "source_id": ["01", "02"],
             "superclass": ["", "x"],
         }
     )
@@ -172,36 +172,50 @@ def test_an_empty_or_broken_index_is_refused(tmp_path: Path) -> None:
         read_index(tmp_path / "ok")
 
 
-def run_index(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/index.py", *arguments]
-    return subprocess.run(
-        command, cwd=repository, env={"PYTHONPATH": "src"}, capture_output=True, text=True
-    )
-
-
-def test_the_program(tmp_path: Path, repository: Path) -> None:
-    """The catalog's options, changed by ours, and a data set that the catalog does not have."""
+@pytest.fixture
+def program(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., None]:
+    """scripts/index.py on a tiny Caltech-256, called with more arguments."""
     folder = tmp_path / "data/256_ObjectCategories/001.owl"
     folder.mkdir(parents=True)
     for number in range(5):
         Image.new("RGB", (9, 9)).save(folder / f"{number}.jpg")
-    places = ["--root", str(tmp_path / "data"), "--output", str(tmp_path / "index")]
-    options = ["--options", json.dumps({"train_per_class": 3})]
-    done = run_index(repository, "--dataset", "caltech256", *places, *options)
-    assert done.returncode == 0, done.stderr
-    assert "train: 3 images, 0 objects" in done.stderr
-    assert "test: by class: owl 2" in done.stderr
+    main = runpy.run_path(str(repository / "scripts/index.py"))["main"]
+
+    def call(*arguments: str) -> None:
+        places = ["--root", str(tmp_path / "data"), "--output", str(tmp_path / "index")]
+        monkeypatch.setattr(sys, "argv", ["index.py", *places, *arguments])
+        main()
+
+    return call
+
+
+@pytest.mark.parametrize("own", [[], ["--reader", "caltech256"]])
+def test_the_program_reads_a_data_set_of_the_catalog_and_our_own(
+    program: Callable[..., None], own: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    name = "owls" if own else "caltech256"
+    program("--dataset", name, "--options", '{"train_per_class": 3}', *own)
+    assert "train: 3 images, 0 objects" in caplog.text
+    assert "test: by class: owl 2" in caplog.text
     assert len(read_index(tmp_path / "index").images) == 5
-    done = run_index(repository, "--dataset", "owls", *places, *options, "--reader", "caltech256")
-    assert done.returncode == 0, done.stderr
-    for arguments, message in [
-        (["--dataset", "caltech", *options], "did you mean 'caltech256'?; or give its --reader"),
-        (["--dataset", "caltech256"], "lower the option 'train_per_class'"),
-        (["--dataset", "caltech256", "--options", "{"], "--options: not JSON"),
-        (["--dataset", "caltech256", "--options", "[]"], "--options: expected an object"),
-        (["--dataset", "caltech256", "--options", '{"sed": 1}'], "did you mean 'seed'?"),
-    ]:
-        done = run_index(repository, *arguments, *places)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        ("caltech", "{}", "did you mean 'caltech256'?; or give its --reader"),
+        ("caltech256", "{}", "lower the option 'train_per_class'"),
+        ("caltech256", "{", "--options: not JSON"),
+        ("caltech256", "[]", "--options: expected an object"),
+        ("caltech256", '{"sed": 1}', "did you mean 'seed'?"),
+    ],
+)
+def test_the_program_explains_wrong_arguments(
+    program: Callable[..., None], dataset: str, options: str, message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        program("--dataset", dataset, "--options", options)
+    assert message in str(caught.value)

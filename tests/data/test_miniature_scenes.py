@@ -20,6 +20,15 @@ from detransfer.study import load_recipe_file
 
 SMALL = {"imagenet_cls": {"classes": 4}, "coco": {"classes": 4}, "voc": {"classes": 4},
          "caltech": {"classes": 4}}  # fmt: skip
+# The most classes that each kind of world has: imagenet_cls, coco, voc, caltech.
+LARGEST = {
+    kind: {name: {"classes": n} for name, n in zip(SMALL, counts, strict=True)}
+    for kind, counts in (
+        ("body_and_part", (36, 12, 14, 24)),
+        ("part_only", (8, 8, 4, 4)),
+        ("extent_only", (13, 8, 6, 6)),
+    )
+}
 RECIPE = Path(__file__).parents[2] / "config" / "recipes" / "demo" / "world.yaml"
 
 
@@ -134,10 +143,9 @@ def test_extent_only_classes_differ_in_aspect_and_in_nothing_else() -> None:
         assert np.ptp(areas) < 0.08 * areas.mean()
 
 
-@pytest.mark.parametrize("distinction", ["body_and_part", "part_only", "extent_only"])
+@pytest.mark.parametrize("distinction", list(LARGEST))
 def test_sources_and_targets_share_no_class(distinction: str) -> None:
-    keys = {} if distinction == "body_and_part" else SMALL
-    made = world(distinction=distinction, **keys)
+    made = world(distinction=distinction, **LARGEST[distinction])
     sets = [
         {(c.body, c.part, c.aspect) for c in classes}
         for classes in (made.imagenet_cls, made.voc, made.caltech)

@@ -172,14 +172,15 @@ def test_real_data_agree_with_pycocotools(real_data: Path, tmp_path: Path) -> No
         assert set(part.images["image_id"]) == set(official.getImgIds())
         assert len(part.images) == 128
         assert len(part.objects) == len(official.anns) == count
-        category = index.classes["source_id"].astype(int)[part.objects["class_id"]].to_numpy()
-        truth = official.loadAnns(official.getAnnIds())
-        ours = np.column_stack([part.objects["image_id"], category, part.objects[BOX]])
-        theirs = np.array([[a["image_id"], a["category_id"], *a["bbox"]] for a in truth], float)
-        theirs[:, 4:] += theirs[:, 2:4]
-        np.testing.assert_allclose(
-            ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)], atol=1e-3, rtol=0
-        )
+        source = index.classes["source_id"].astype(int)
+        for row in part.images.itertuples():
+            truth = official.loadAnns(official.getAnnIds(imgIds=[row.image_id]))
+            ours = part.objects[part.objects["image_id"] == row.image_id]
+            assert source[ours["class_id"]].tolist() == [a["category_id"] for a in truth]
+            assert ours["crowd"].tolist() == [bool(a["iscrowd"]) for a in truth]
+            box = np.array([a["bbox"] for a in truth], float).reshape(-1, 4)
+            box[:, 2:] = np.minimum(box[:, 2:] + box[:, :2], [row.width, row.height])
+            np.testing.assert_allclose(ours[BOX], box, atol=1e-4, rtol=0)
         for class_id, name in enumerate(index.classes["name"]):
             (known,) = official.loadCats(official.getCatIds(catNms=[name]))
             assert str(known["id"]) == index.classes["source_id"][class_id]

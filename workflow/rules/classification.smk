@@ -25,7 +25,7 @@ use rule pretrain_classifier as finetune_classifier with:
         index=target_index_folder,
         splits=lambda wildcards: target_dataset(wildcards).train_splits,
         seed="{seed}",
-        state=STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}",
+        state=str(STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
 
 

@@ -101,7 +101,7 @@ rule index:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=index_folder("{dataset}"),
+        folder=lambda wildcards: index_folder(wildcards.dataset),
         reader=lambda wildcards: DATASETS[wildcards.dataset].reader,
         options=dataset_options,
     conda:

@@ -88,7 +88,7 @@ rule pretrain_classifier:
         index=source_index_folder,
         splits=source_splits,
         seed=lambda wildcards: STUDY.trained[wildcards.pretraining].seed,
-        state=STATE / "pretraining" / "{pretraining}",
+        state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
     conda:
         "../../envs/torch.yaml"
@@ -114,7 +114,7 @@ use rule pretrain_classifier as pretrain_detector with:
         index=source_index_folder,
         splits=source_splits,
         seed=lambda wildcards: STUDY.trained[wildcards.pretraining].seed,
-        state=STATE / "pretraining" / "{pretraining}",
+        state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
 
 

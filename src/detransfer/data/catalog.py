@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from detransfer.data.readers import READERS
+from detransfer.data.formats import READERS
 from detransfer.study import Name, Strict, load_recipe_file, suggest
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
@@ -50,7 +50,7 @@ class Archive(Strict):
 class Dataset(Strict):
     """One data set: its archives, who reads them, and its official splits."""
 
-    reader: str = Field(description="format: a name in detransfer.data.readers.READERS")
+    reader: str = Field(description="format: a name in detransfer.data.formats.READERS")
     archives: tuple[str, ...] = Field(min_length=1, description="keys of `archives`")
     options: dict[str, Any] = Field({}, description="options of the reader")
     train_splits: tuple[str, ...] = Field(min_length=1, description="splits to train on")

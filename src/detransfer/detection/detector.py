@@ -18,9 +18,10 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from detransfer.backbone import conv5, hold_still
+from detransfer.detection.roi_blob import RoiBlob
 from detransfer.recipes import DetectionRecipe, HeadRecipe, InferenceRecipe, RpnRecipe
 
 IGNORED = -1  # label of objects that are neither learnt nor background (difficult, crowd)
@@ -188,20 +189,6 @@ class ScaleAwareHead(RoIHeads):
             result[1].append(score[row, label][solid])
             result[2].append(label[solid])
         return result
-
-
-class RoiBlob(nn.Module):
-    """The RoI blob (k, c, side, side) of ConvProj by RoIAlign with 2 x 2 samples a bin."""
-
-    def __init__(self, side: int, stride: int) -> None:
-        super().__init__()
-        self.side, self.stride = side, stride
-
-    def forward(self, features: dict[str, Tensor], proposals: list[Tensor], _: Any) -> Tensor:
-        blob: Tensor = roi_align(
-            features["conv_proj"], proposals, self.side, 1 / self.stride, 2, aligned=True
-        )
-        return blob
 
 
 class OneBoxPredictor(nn.Module):

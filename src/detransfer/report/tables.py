@@ -62,7 +62,7 @@ def summarise(runs: Sequence[RunMetrics], names: Sequence[str]) -> pd.DataFrame:
         mixed = values[column].nunique()
         if (mixed > 1).any():
             raise InputError(f"{'/'.join(mixed[mixed > 1].index[0])}: seeds differ in {column}")
-    return values.agg(
+    table = values.agg(
         unit=("unit", "first"),
         mean=("value", "mean"),
         std=("value", "std"),
@@ -70,6 +70,7 @@ def summarise(runs: Sequence[RunMetrics], names: Sequence[str]) -> pd.DataFrame:
         images=("images", "first"),
         floor=("floor", "mean"),
     ).reset_index()
+    return _sorted(table, {"metric": list(names)})
 
 
 def join_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +96,12 @@ def join_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFra
     table["n"] = table["n"].fillna(0).astype(int)
     table["images"] = table["images"].astype("Int64")
     table["difference"] = table["mean"] - table["published"]
-    return _ordered(table, published, list(summary["metric"].unique()))[COLUMNS]
+    known = {
+        "dataset": list(published["dataset"].unique()),
+        "run": [*published["run"].unique(), BASELINE],
+        "metric": list(summary["metric"].unique()),
+    }
+    return _sorted(table, known)[COLUMNS]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -117,18 +123,12 @@ def _check_runs(runs: Sequence[RunMetrics]) -> None:
             raise InputError(f"{dataset}: runs of two tasks ({task}, {others[0]}) in one table")
 
 
-def _ordered(table: pd.DataFrame, published: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    keys = pd.DataFrame(
-        {
-            "dataset": _rank(table["dataset"], list(published["dataset"].unique())),
-            "run": _rank(table["run"], [*published["run"].unique(), BASELINE]),
-            "metric": _rank(table["metric"], metrics),
-        }
-    )
-    return table.loc[keys.sort_values(KEY).index].reset_index(drop=True)
+def _sorted(table: pd.DataFrame, known: dict[str, list[str]]) -> pd.DataFrame:
+    """Sort by ``KEY``; of each column the known values in their order, then the others by name."""
+    places = pd.DataFrame({name: _places(table[name], known.get(name, [])) for name in KEY})
+    return table.loc[places.sort_values(KEY).index].reset_index(drop=True)
 
 
-def _rank(values: pd.Series, known: list[str]) -> pd.Series:
-    """Return the place of each value: the known ones in their order, then the others by name."""
-    order = [*known, *sorted(set(values) - set(known))]
-    return values.map({name: place for place, name in enumerate(dict.fromkeys(order))})
+def _places(values: pd.Series, known: list[str]) -> pd.Series:
+    order = dict.fromkeys([*known, *sorted(set(values))])
+    return values.map({name: place for place, name in enumerate(order)})

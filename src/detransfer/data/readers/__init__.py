@@ -2,7 +2,7 @@
 
 A reader is a module with ``Options`` (a typed, frozen model of what can be chosen) and
 ``read(root, options)``, where ``root`` is the folder of the extracted archives. A new format is a
-new module here and one line in ``READERS``; modules are imported only when they are used.
+new module here and one line in :mod:`detransfer.data.formats`. Modules are imported when needed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from detransfer.console import InputError
+from detransfer.data.formats import READERS
 from detransfer.study import suggest, validate
 
 if TYPE_CHECKING:
     from detransfer.data.index import Index
-
-READERS = {
-    "caltech256": "detransfer.data.readers.caltech256",
-    "coco": "detransfer.data.readers.coco",
-    "imagenet_cls": "detransfer.data.readers.imagenet_cls",
-    "voc": "detransfer.data.readers.voc",
-}
 
 
 def check_options(reader: str, options: Mapping[str, Any]) -> None:

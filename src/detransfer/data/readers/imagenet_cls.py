@@ -58,11 +58,11 @@ def read(root: Path, options: Options) -> Index:
 
 def _synsets(path: Path) -> pd.DataFrame:
     """Return the leaf synsets of meta.mat in order of WNID, with the columns ``FIELDS``."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; extract the development kit")
     try:
         table = scipy.io.loadmat(path, squeeze_me=True)["synsets"]
         synsets = pd.DataFrame({field: list(np.atleast_1d(table[field])) for field in FIELDS})
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; extract the development kit") from None
     # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
     except Exception as error:
         raise InputError(f"{path}: not the synset table of ILSVRC 2012 ({error})") from error

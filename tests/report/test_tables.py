@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from detransfer.console import InputError
+from detransfer.report.metrics import Metric, RunMetrics, RunName
+from detransfer.report.tables import join_published, summarise
+
+PUBLISHED = pd.DataFrame(
+    [
+        ["voc", "dcnv1", "mAP@0.5", 81.9, "cited"],
+        ["voc", "imagenet_cls", "mAP@0.5", 84.6, "authors"],
+        ["voc", "coco", "mAP@0.5", 86.8, "authors"],
+        ["voc", "coco", "mAP@0.9", 20.0, "authors"],
+    ],
+    columns=["dataset", "run", "metric", "published", "measured_by"],
+)
+
+
+def made(
+    pretraining: str,
+    seed: int,
+    value: float,
+    dataset: str = "voc",
+    recipe: str = "r",
+    unit: str = "%",
+    images: int = 100,
+    task: str = "detection",
+) -> RunMetrics:
+    return RunMetrics(
+        run=RunName(task, dataset, pretraining, seed),
+        metrics=(
+            Metric("mAP@0.5", value, unit, images, 5.0, 100.0),
+            Metric("mAP@0.7", value / 2, unit, images),
+        ),
+        fit={},
+        comparability={"recipe": recipe},
+        provenance={},
+    )
+
+
+def test_mean_and_sample_deviation_over_seeds() -> None:
+    # Worked by hand: mean of 80, 83, 86 is 83, deviations -3, 0, 3, so sqrt(18 / 2) = 3.
+    runs = [made("coco", seed, value) for seed, value in enumerate((86.0, 80.0, 83.0))]
+    table = summarise([*runs, made("random", 0, 10.0)], ["mAP@0.7", "mAP@0.5"])
+    coco = table[(table["run"] == "coco") & (table["metric"] == "mAP@0.5")].iloc[0]
+    assert (coco["mean"], coco["std"], coco["n"], coco["images"]) == (83.0, 3.0, 3, 100)
+    assert (coco["unit"], coco["floor"]) == ("%", 5.0)
+    single = table[(table["run"] == "random") & (table["metric"] == "mAP@0.7")].iloc[0]
+    assert (single["mean"], single["n"]) == (5.0, 1)
+    assert math.isnan(single["std"]) and math.isnan(single["floor"])
+
+
+def test_a_summary_is_that_of_numpy_and_does_not_depend_on_the_order_of_runs() -> None:
+    values = np.random.default_rng(0).normal(80, 3, 5)
+    runs = [made("coco", seed, float(value)) for seed, value in enumerate(values)]
+    row = summarise(runs, ["mAP@0.5"]).iloc[0]
+    assert row["mean"] == pytest.approx(values.mean())
+    assert row["std"] == pytest.approx(values.std(ddof=1))
+    for order in list(itertools.permutations(runs))[::17]:
+        pd.testing.assert_frame_equal(
+            summarise(order, ["mAP@0.5"]), summarise(runs, ["mAP@0.5"]), check_exact=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([], "no run to tabulate"),
+        ([made("coco", 0, 1), made("coco", 0, 1)], "detection/voc/coco/seed0: this run is given"),
+        ([made("coco", 0, 1), made("random", 0, 1, recipe="s")], r"differ in recipe \(r against s"),
+        ([made("coco", 0, 1), made("coco", 1, 1, unit="1")], "seeds differ in unit"),
+        ([made("coco", 0, 1), made("coco", 1, 1, images=9)], "seeds differ in images"),
+        ([made("coco", 0, 1), made("coco", 1, 1, task="classification")], "runs of two tasks"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(runs: list[RunMetrics], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        summarise(runs, ["mAP@0.5"])
+
+
+def test_each_data_set_is_compared_on_its_own() -> None:
+    table = summarise(
+        [made("coco", 0, 1), made("coco", 0, 2, dataset="flowers", recipe="s")], ["mAP@0.5"]
+    )
+    assert table.set_index("dataset")["mean"].to_dict() == {"voc": 1.0, "flowers": 2.0}
+
+
+def test_the_papers_numbers_stand_beside_ours() -> None:
+    runs = [made("coco", 0, 86.0), made("coco", 1, 88.0), made("random", 0, 50.0)]
+    table = join_published(summarise(runs, ["mAP@0.5"]), PUBLISHED).set_index("run")
+    coco = table.loc["coco"]
+    assert (coco["mean"], coco["published"], coco["measured_by"]) == (87.0, 86.8, "authors")
+    assert coco["difference"] == pytest.approx(0.2)
+    assert pd.isna(table.loc["random", ["published", "measured_by", "difference"]]).all()
+    for absent, source in (("dcnv1", "cited"), ("imagenet_cls", "authors")):
+        row = table.loc[absent]
+        assert (row["n"], row["measured_by"], row["unit"]) == (0, source, "%")
+        assert pd.isna(row[["mean", "std", "images", "floor", "difference"]]).all()
+    assert (table["metric"] == "mAP@0.5").all()  # what is not asked for is not in the table
+
+
+def test_rows_follow_the_paper_then_the_random_start_then_other_names() -> None:
+    names = ["zebra", "random", "coco", "apple", "imagenet_cls"]
+    expected = ["dcnv1", "imagenet_cls", "coco", "random", "apple", "zebra"]
+    for order in list(itertools.permutations(names))[::17]:
+        runs = [made(name, 0, 1.0) for name in order]
+        table = join_published(summarise(runs, ["mAP@0.7", "mAP@0.5"]), PUBLISHED)
+        assert table[table["metric"] == "mAP@0.5"]["run"].tolist() == expected
+        coco = table[table["run"] == "coco"]
+        assert coco["metric"].tolist() == ["mAP@0.7", "mAP@0.5"]
+
+
+def test_data_sets_follow_the_paper_too() -> None:
+    published = pd.DataFrame(
+        [["b", "coco", "mAP@0.5", 1.0, "authors"], ["a", "coco", "mAP@0.5", 2.0, "authors"]],
+        columns=PUBLISHED.columns,
+    )
+    runs = [made("coco", 0, 1.0, dataset=name) for name in ("a", "0", "b")]
+    table = join_published(summarise(runs, ["mAP@0.5"]), published)
+    assert table["dataset"].tolist() == ["b", "a", "0"]
+
+
+def test_a_share_never_stands_beside_a_percentage() -> None:
+    summary = summarise([made("coco", 0, 0.87, unit="1")], ["mAP@0.5"])
+    with pytest.raises(InputError, match=r"voc/coco: mAP@0\.5 is in '1', .* in '%'"):
+        join_published(summary, PUBLISHED)
