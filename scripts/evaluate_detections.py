@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from detransfer.backbone import read_weights
 from detransfer.console import InputError, run
 from detransfer.data.index import Index, read_index
 from detransfer.detection.average_precision import (
@@ -26,6 +25,7 @@ from detransfer.imports import code_digest, imported_files
 from detransfer.recipes import InferenceRecipe, VocRecipe
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
 from detransfer.study import load_recipe_file
+from detransfer.weights import read_header
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -92,7 +92,7 @@ def main() -> None:
     training_result = score(training, arguments.training_detections, recipe.voc)
     fitted = metrics(training_result, recipe.voc, len(training.images))
     fit = json.loads(arguments.fit.read_text())
-    header = read_weights(arguments.model)[1]
+    header = read_header(arguments.model)
     run_metrics = RunMetrics(
         run=RunName("detection", arguments.dataset, arguments.pretraining, arguments.seed),
         metrics=metrics(result, recipe.voc, len(part.images)),

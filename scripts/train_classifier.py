@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from detransfer.backbone import read_weights
 from detransfer.classification.evaluate import accuracy, predict
 from detransfer.classification.finetune import Classifier, labelled_images
 from detransfer.console import run
@@ -47,7 +46,6 @@ def main() -> None:
         "task": "classification",
         "classes": classes,
         "recipe": recipe.model_dump(mode="json"),
-        "pretraining": read_weights(arguments.start)[1].get("pretraining"),
     }
     job.finish(model, header, fit, training_score(model, job))
 

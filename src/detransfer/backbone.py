@@ -17,8 +17,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from timm.models import is_model
 from torch import Tensor, nn
 
@@ -26,8 +25,7 @@ from detransfer.console import InputError
 from detransfer.files import atomic
 from detransfer.recipes import BackboneRecipe
 from detransfer.study import BackboneChoice, suggest
-
-HEADER = "detransfer"  # one header key: the order of several is not reproducible
+from detransfer.weights import HEADER, read_header
 
 
 def build(choice: BackboneChoice, classes: int = 0, output_stride: int = 32) -> nn.Module:
@@ -131,15 +129,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ``.safetensors`` files carry a header; other files must be plain PyTorch state dicts and have
     an empty one. Raises InputError for a missing, damaged or unsafe file.
     """
+    if path.suffix == ".safetensors":
+        header = read_header(path)  # its messages tell a missing file from a damaged one
+        return load_file(path), header
     if not path.is_file():
         raise InputError(f"{path}: there is no such weight file")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-                return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a readable safetensors file ({error})") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from detransfer.backbone import build, fit_backbone, hold_still, read_weights, save_backbone
+from detransfer.backbone import (
+    build,
+    fit_backbone,
+    hold_still,
+    read_weights,
+    register,
+    save_backbone,
+)
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index
 from detransfer.files import digest, sha256, write_json
@@ -23,6 +30,7 @@ from detransfer.imports import code_digest, imported_files
 from detransfer.recipes import BackboneRecipe
 from detransfer.study import BackboneChoice, validate
 from detransfer.training import CHECKPOINT, Fit, Run
+from detransfer.weights import read_header
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class TrainingJob:
         """
         content = {
             "architecture": self.architecture.model_dump(mode="json"),
+            "pretraining": read_header(self.start).get("pretraining"),
             **header,
             **self.identity,
         }
@@ -84,13 +93,17 @@ def open_job(arguments: argparse.Namespace, program: Path) -> TrainingJob:
     device = use_machine(arguments.threads)
     torch.manual_seed(arguments.seed)
     index = read_index(arguments.index).split(*arguments.splits)
-    header = read_weights(arguments.start)[1]
+    architecture = architecture_of(read_header(arguments.start), arguments.start)
+    register(architecture)
+    code = imported_files(program, Path(__file__).parent)
+    if architecture.file:
+        code.append(architecture.file)
     identity = {
         "recipe_digest": sha256(arguments.recipe),
         "data_digest": index.digest(),
         "start_digest": sha256(arguments.start),
         "seed": arguments.seed,
-        "code_digest": code_digest(imported_files(program, Path(__file__).parent)),
+        "code_digest": code_digest(code),
     }
     run_digest = digest(f"{name}={value}" for name, value in sorted(identity.items()))
     state = arguments.state / run_digest[:16]
@@ -99,7 +112,7 @@ def open_job(arguments: argparse.Namespace, program: Path) -> TrainingJob:
     workers = arguments.threads if device.type == "cuda" else 0
     return TrainingJob(
         index=index,
-        architecture=architecture_of(header, arguments.start),
+        architecture=architecture,
         start=arguments.start,
         run=Run(state, arguments.seed, device, workers),
         output=arguments.output,

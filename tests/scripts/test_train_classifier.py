@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from sklearn.metrics import accuracy_score
+from torch import nn
 
 from detransfer.backbone import build, read_weights, save_backbone
 from detransfer.classification.finetune import load_classifier
@@ -19,6 +21,7 @@ from detransfer.console import InputError
 from detransfer.data.index import Index, empty_objects, read_index, write_index
 from detransfer.report.metrics import read_metrics
 from detransfer.study import BackboneChoice
+from detransfer.training import Epoch, Fit
 
 TINY = BackboneChoice(name="resnet10t", arguments={"channels": [8, 8, 16, 16], "stem_width": 4})
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
@@ -77,24 +80,45 @@ class Programs:
         save_backbone(self.start, build(TINY).state_dict(), header)
 
     def call(self, program: str, **options: object) -> None:
-        main = runpy.run_path(str(self.scripts / f"{program}.py"))["main"]
+        self.start_program(runpy.run_path(str(self.scripts / f"{program}.py")), program, options)
+
+    def start_program(
+        self, loaded: dict[str, Any], program: str, options: dict[str, object]
+    ) -> None:
         words = [f"--{name}={value}" for name, value in options.items()]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [f"{program}.py", *words])
-            main()
+            loaded["main"]()
+
+    def training_options(self, output: str, seed: int) -> dict[str, object]:
+        return {
+            "index": self.index,
+            "splits": "train",
+            "start": self.start,
+            "recipe": self.recipe,
+            "seed": seed,
+            "state": self.folder / f"state_{output}",
+            "output": self.folder / output,
+        }
 
     def train(self, output: str, seed: int = 0) -> Path:
-        self.call(
-            "train_classifier",
-            index=self.index,
-            splits="train",
-            start=self.start,
-            recipe=self.recipe,
-            seed=seed,
-            state=self.folder / f"state_{output}",
-            output=self.folder / output,
-        )
+        self.call("train_classifier", **self.training_options(output, seed))
         return self.folder / output
+
+    def first_example(self, seed: int, epoch: int) -> torch.Tensor:
+        """Return the image that the program would train on first, were the order not shuffled."""
+        loaded = runpy.run_path(str(self.scripts / "train_classifier.py"))
+        seen = []
+
+        def train(model: nn.Module, examples: Epoch, *rest: object) -> Fit:
+            seen.append(examples(epoch)[0].image)
+            return Fit(1, 1, 1.0, 1.0, 1.0, "cpu", 1, {})
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(loaded["main"].__globals__, "train", train)
+            options = self.training_options("unused", seed)
+            self.start_program(loaded, "train_classifier", options)
+        return seen[0]
 
     def classify(self, run: Path, index: Path | None = None) -> Path:
         self.call(
@@ -148,6 +172,13 @@ def test_equal_runs_give_equal_models_and_the_seed_matters(
     first = (trained / "model.safetensors").read_bytes()
     assert (programs.train("again") / "model.safetensors").read_bytes() == first
     assert (programs.train("other", seed=1) / "model.safetensors").read_bytes() != first
+
+
+def test_each_epoch_and_seed_sees_other_crops(programs: Programs) -> None:
+    first = programs.first_example(seed=0, epoch=0)
+    assert torch.equal(programs.first_example(seed=0, epoch=0), first)
+    assert not torch.equal(programs.first_example(seed=0, epoch=1), first)
+    assert not torch.equal(programs.first_example(seed=1, epoch=0), first)
 
 
 def test_the_scores_are_those_of_the_predictions(trained: Path, programs: Programs) -> None:

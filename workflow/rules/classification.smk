@@ -1,5 +1,7 @@
 # Image classification: fine-tune and classify (the paper's section 4.3).
-CLASSIFICATION = RESULTS / "classification" / "{target}" / "{pretraining}" / "seed{seed}"
+CLASSIFICATION = (
+    RESULTS / "classification" / "{target}" / "{pretraining}" / "seed{seed}"
+)
 
 
 use rule pretrain_classifier as finetune_classifier with:
@@ -25,7 +27,9 @@ use rule pretrain_classifier as finetune_classifier with:
         index=target_index_folder,
         splits=lambda wildcards: target_dataset(wildcards).train_splits,
         seed="{seed}",
-        state=str(STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"),
+        state=str(
+            STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"
+        ),
         folder=subpath(output.model, parent=True),
 
 
@@ -45,6 +49,8 @@ rule classify:
         TIMES / "classify" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
     wildcard_constraints:
         target=one_of(STUDY.targets_of("classification")),
+    conda:
+        "../../envs/torch.yaml"
     threads: STUDY.resources.predict.threads
     resources:
         gpu=STUDY.resources.predict.gpu,
@@ -55,8 +61,6 @@ rule classify:
         index=target_index_folder,
         dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
         split=lambda wildcards: target_dataset(wildcards).eval_split,
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/classify.py --model {input.model} --fit {input.fit} "

@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 REPOSITORY = Path(workflow.basedir)
 sys.path.insert(0, str(REPOSITORY / "src"))
-os.environ["PYTHONPATH"] = str(REPOSITORY / "src")  # jobs need no installed package
+os.environ.update(PYTHONPATH=str(REPOSITORY / "src"))  # jobs need no installed package
 
 from detransfer.console import InputError
 from detransfer.data.datasets import study_datasets
@@ -28,7 +28,6 @@ RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.archives})
 GIVEN = [name for name in STUDY.pretrainings if name not in STUDY.trained]
-RUN = RESULTS / "{task}" / "{target}" / "{pretraining}" / "seed{seed}"
 
 
 def one_of(names):
@@ -46,7 +45,9 @@ wildcard_constraints:
 
 def code(program):
     """The program and every module that it imports: an edit makes stale what used it."""
-    files = imported_files(REPOSITORY / "scripts" / f"{program}.py", REPOSITORY / "src/detransfer")
+    files = imported_files(
+        REPOSITORY / "scripts" / f"{program}.py", REPOSITORY / "src/detransfer"
+    )
     return [os.path.relpath(file) for file in files]
 
 
@@ -57,7 +58,9 @@ def index_folder(dataset):
 def index(dataset):
     """The files of an index, and the images they speak of."""
     folder = index_folder(dataset)
-    tables = [folder / name for name in ("images.parquet", "objects.parquet", "classes.csv")]
+    tables = [
+        folder / name for name in ("images.parquet", "objects.parquet", "classes.csv")
+    ]
     return {"index": tables, "images": DATA / dataset}
 
 
@@ -77,6 +80,10 @@ def source_index_folder(wildcards):
     return index_folder(STUDY.trained[wildcards.pretraining].dataset)
 
 
+def source_dataset(wildcards):
+    return DATASETS[STUDY.trained[wildcards.pretraining].dataset]
+
+
 def target_dataset(wildcards):
     return DATASETS[STUDY.targets[wildcards.target].dataset]
 
@@ -86,6 +93,33 @@ def target_recipe(stage):
     return lambda wildcards: STUDY.recipe(f"{stage}_{wildcards.target}")
 
 
+def rendered_archive(wildcards):
+    """Where an archive is rendered first, if the study's world is a rendered one."""
+    return f"{STUDY.mirror}/{wildcards.archive}" if STUDY.render_world else []
+
+
+def trained_by(kind):
+    """The constraint on pre-trainings that the study trains on a kind of task."""
+    return one_of(name for name, given in STUDY.trained.items() if given.kind == kind)
+
+
+def given_weights(wildcards):
+    """The options of import_backbone.py that say where the weights come from."""
+    given = STUDY.pretrainings[wildcards.pretraining]
+    if isinstance(given, Untrained):
+        return f"--untrained --seed {given.seed}"
+    if given.timm:
+        return f"--timm {given.timm}"
+    if given.url:
+        return f"--url {given.url} --sha256 {given.sha256}"
+    return f"--weights {given.file}"
+
+
+def given_file(wildcards):
+    given = STUDY.pretrainings[wildcards.pretraining]
+    return given.file if isinstance(given, Imported) and given.file else []
+
+
 def backbone(pretraining):
     return RESULTS / "pretraining" / pretraining / "backbone.safetensors"
 
@@ -93,7 +127,7 @@ def backbone(pretraining):
 def runs(task, file):
     """One file of every run of a task: all targets, pre-trainings and seeds."""
     return expand(
-        RUN / file,
+        RESULTS / "{task}" / "{target}" / "{pretraining}" / "seed{seed}" / file,
         task=task,
         target=STUDY.targets_of(task),
         pretraining=STUDY.pretrainings,

@@ -1,15 +1,5 @@
 # From the owners' archives to one index a data set.
 
-
-def archive_source(wildcards):
-    """Where an archive is rendered first, if the study's world is a rendered one."""
-    return STUDY.mirror + "/" + wildcards.archive if STUDY.render_world else []
-
-
-def dataset_options(wildcards):
-    return json.dumps(DATASETS[wildcards.dataset].options)
-
-
 if STUDY.render_world:
 
     rule render_world:
@@ -24,14 +14,14 @@ if STUDY.render_world:
             LOGS / "render_world.log",
         benchmark:
             TIMES / "render_world.tsv"
+        conda:
+            "../../envs/data.yaml"
         threads: STUDY.resources.data.threads
         resources:
             mem_mb=STUDY.resources.data.mem_mb,
             runtime=STUDY.resources.data.runtime,
         params:
             mirror=STUDY.mirror,
-        conda:
-            "../../envs/data.yaml"
         shell:
             "python scripts/render_world.py --recipe {input.recipe} --output {params.mirror} "
             "--contact-sheet {output.sheet} 2> {log}"
@@ -39,7 +29,7 @@ if STUDY.render_world:
 
 rule fetch:
     input:
-        archive=archive_source,
+        archive=rendered_archive,
         checksums=STUDY.checksums or [],
         code=code("fetch"),
     output:
@@ -49,6 +39,8 @@ rule fetch:
     benchmark:
         TIMES / "fetch" / "{archive}.tsv"
     retries: 2
+    conda:
+        "../../envs/data.yaml"
     threads: STUDY.resources.data.threads
     resources:
         mem_mb=STUDY.resources.data.mem_mb,
@@ -57,8 +49,6 @@ rule fetch:
         mirror=f"--mirror {STUDY.mirror}" if STUDY.mirror else "",
         checksums=f"--checksums {STUDY.checksums}" if STUDY.checksums else "",
         manual=DATA / "manual",
-    conda:
-        "../../envs/data.yaml"
     shell:
         "python scripts/fetch.py --archive {wildcards.archive} --output {output} "
         "{params.mirror} {params.checksums} --manual {params.manual} 2> {log}"
@@ -76,12 +66,12 @@ rule extract:
         LOGS / "extract" / "{dataset}.log",
     benchmark:
         TIMES / "extract" / "{dataset}.tsv"
+    conda:
+        "../../envs/data.yaml"
     threads: STUDY.resources.data.threads
     resources:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
-    conda:
-        "../../envs/data.yaml"
     shell:
         "python scripts/extract.py --output {output} {input.archives} 2> {log}"
 
@@ -96,6 +86,8 @@ rule index:
         LOGS / "index" / "{dataset}.log",
     benchmark:
         TIMES / "index" / "{dataset}.tsv"
+    conda:
+        "../../envs/data.yaml"
     threads: STUDY.resources.data.threads
     resources:
         mem_mb=STUDY.resources.data.mem_mb,
@@ -103,9 +95,7 @@ rule index:
     params:
         folder=lambda wildcards: index_folder(wildcards.dataset),
         reader=lambda wildcards: DATASETS[wildcards.dataset].reader,
-        options=dataset_options,
-    conda:
-        "../../envs/data.yaml"
+        options=lambda wildcards: json.dumps(DATASETS[wildcards.dataset].options),
     shell:
         "python scripts/index.py --dataset {wildcards.dataset} --reader {params.reader} "
         "--root {input.images} --output {params.folder} --options {params.options:q} 2> {log}"

@@ -45,6 +45,8 @@ rule detect:
         TIMES / "detect" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
     wildcard_constraints:
         target=one_of(STUDY.targets_of("detection")),
+    conda:
+        "../../envs/torch.yaml"
     threads: STUDY.resources.predict.threads
     resources:
         gpu=STUDY.resources.predict.gpu,
@@ -55,8 +57,6 @@ rule detect:
         index=target_index_folder,
         split=lambda wildcards: target_dataset(wildcards).eval_split,
         training_splits=lambda wildcards: target_dataset(wildcards).train_splits,
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/detect.py --model {input.model} --index {params.index} "
@@ -83,6 +83,8 @@ rule evaluate_detections:
         TIMES / "evaluate_detections" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
     wildcard_constraints:
         target=one_of(STUDY.targets_of("detection")),
+    conda:
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=STUDY.resources.predict.mem_mb,
@@ -92,8 +94,6 @@ rule evaluate_detections:
         dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
         split=lambda wildcards: target_dataset(wildcards).eval_split,
         training_splits=lambda wildcards: target_dataset(wildcards).train_splits,
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python scripts/evaluate_detections.py --detections {input.detections} "
         "--training-detections {input.training} --model {input.model} --fit {input.fit} "

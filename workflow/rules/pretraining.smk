@@ -2,35 +2,6 @@
 PRETRAINING = RESULTS / "pretraining" / "{pretraining}"
 
 
-def given_source(wildcards):
-    """The options of import_backbone.py that say where the weights come from."""
-    given = STUDY.pretrainings[wildcards.pretraining]
-    if isinstance(given, Untrained):
-        return f"--untrained --seed {given.seed}"
-    if given.timm:
-        return f"--timm {given.timm}"
-    if given.url:
-        return f"--url {given.url} --sha256 {given.sha256}"
-    return f"--weights {given.file}"
-
-
-def given_file(wildcards):
-    given = STUDY.pretrainings[wildcards.pretraining]
-    return given.file if isinstance(given, Imported) and given.file else []
-
-
-def start_backbone(wildcards):
-    return backbone(STUDY.trained[wildcards.pretraining].start)
-
-
-def source_splits(wildcards):
-    return DATASETS[STUDY.trained[wildcards.pretraining].dataset].train_splits
-
-
-def trained_by(kind):
-    return one_of(name for name, pretraining in STUDY.trained.items() if pretraining.kind == kind)
-
-
 rule import_backbone:
     input:
         weights=given_file,
@@ -44,6 +15,8 @@ rule import_backbone:
         TIMES / "import_backbone" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=one_of(GIVEN),
+    conda:
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=STUDY.resources.predict.mem_mb,
@@ -52,9 +25,7 @@ rule import_backbone:
         name=STUDY.backbone.name,
         arguments=json.dumps(STUDY.backbone.arguments),
         file=f"--file {STUDY.backbone.file}" if STUDY.backbone.file else "",
-        source=given_source,
-    conda:
-        "../../envs/torch.yaml"
+        source=given_weights,
     shell:
         "python scripts/import_backbone.py --name {params.name} "
         "--arguments {params.arguments:q} {params.file} {params.source} "
@@ -64,7 +35,7 @@ rule import_backbone:
 rule pretrain_classifier:
     input:
         unpack(source_index),
-        start=start_backbone,
+        start=lambda wildcards: backbone(STUDY.trained[wildcards.pretraining].start),
         recipe=lambda wildcards: STUDY.recipe(f"pretrain_{wildcards.pretraining}"),
         architecture=STUDY.backbone.file or [],
         code=code("train_classifier"),
@@ -77,6 +48,8 @@ rule pretrain_classifier:
         TIMES / "pretrain" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=trained_by("classification"),
+    conda:
+        "../../envs/torch.yaml"
     threads: STUDY.resources.train.threads
     resources:
         gpu=STUDY.resources.train.gpu,
@@ -86,12 +59,10 @@ rule pretrain_classifier:
         program="train_classifier",
         gpu=STUDY.resources.train.gpu,
         index=source_index_folder,
-        splits=source_splits,
+        splits=lambda wildcards: source_dataset(wildcards).train_splits,
         seed=lambda wildcards: STUDY.trained[wildcards.pretraining].seed,
         state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/{params.program}.py --index {params.index} --splits {params.splits} "
@@ -102,7 +73,7 @@ rule pretrain_classifier:
 use rule pretrain_classifier as pretrain_detector with:
     input:
         unpack(source_index),
-        start=start_backbone,
+        start=lambda wildcards: backbone(STUDY.trained[wildcards.pretraining].start),
         recipe=lambda wildcards: STUDY.recipe(f"pretrain_{wildcards.pretraining}"),
         architecture=STUDY.backbone.file or [],
         code=code("train_detector"),
@@ -112,7 +83,7 @@ use rule pretrain_classifier as pretrain_detector with:
         program="train_detector",
         gpu=STUDY.resources.train.gpu,
         index=source_index_folder,
-        splits=source_splits,
+        splits=lambda wildcards: source_dataset(wildcards).train_splits,
         seed=lambda wildcards: STUDY.trained[wildcards.pretraining].seed,
         state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
@@ -130,12 +101,12 @@ rule export_backbone:
         TIMES / "export_backbone" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=one_of(STUDY.trained),
+    conda:
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=STUDY.resources.predict.mem_mb,
         runtime=STUDY.resources.predict.runtime,
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python scripts/export_backbone.py --model {input.model} "
         "--pretraining {wildcards.pretraining} --output {output} 2> {log}"

@@ -5,7 +5,7 @@ rule table2:
     input:
         metrics=runs("detection", "metrics.json"),
         published=STUDY.published / "table2.csv",
-        code=code("tabulate"),
+        code=code("tabulate_runs"),
     output:
         report(
             RESULTS / "table2.csv",
@@ -17,12 +17,12 @@ rule table2:
         LOGS / "table2.log",
     benchmark:
         TIMES / "table2.tsv"
-    params:
-        metrics=["mAP@0.5", "mAP@0.7"],
     conda:
         "../../envs/report.yaml"
+    params:
+        metrics=["mAP@0.5", "mAP@0.7"],
     shell:
-        "python scripts/tabulate.py {input.metrics} --metrics {params.metrics} "
+        "python scripts/tabulate_runs.py {input.metrics} --metrics {params.metrics} "
         "--published {input.published} --output {output} 2> {log}"
 
 
@@ -30,7 +30,7 @@ use rule table2 as table5 with:
     input:
         metrics=runs("classification", "metrics.json"),
         published=STUDY.published / "table5.csv",
-        code=code("tabulate"),
+        code=code("tabulate_runs"),
     output:
         report(
             RESULTS / "table5.csv",

@@ -60,8 +60,8 @@ class VocRecipe(Strict):
     """The target for detection, in the archives of PASCAL VOC 2007 and 2012."""
 
     classes: int = Field(default=8, ge=2, description="classes, shared with no other set")
-    trainval2007: int = Field(default=400, ge=2, description="images; half of them train, half val")
-    trainval2012: int = Field(default=200, ge=2, description="images; half of them train, half val")
+    trainval2007: int = Field(default=200, ge=2, description="images; half of them train, half val")
+    trainval2012: int = Field(default=100, ge=2, description="images; half of them train, half val")
     test2007: int = Field(default=300, ge=1, description="images")
 
 

@@ -21,11 +21,11 @@ def write(folder: Path, run: RunName, values: dict[str, float], recipe: str = "r
 def tabulate(
     repository: Path, monkeypatch: pytest.MonkeyPatch, runs: list[Path], published: str, *names: str
 ) -> pd.DataFrame:
-    main = runpy.run_path(str(repository / "scripts" / "tabulate.py"))["main"]
+    main = runpy.run_path(str(repository / "scripts" / "tabulate_runs.py"))["main"]
     output = runs[0].parent / "table.csv"
     source = repository / "config" / "published" / published
     words = [*map(str, runs), "--metrics", *names, "--published", str(source)]
-    monkeypatch.setattr(sys, "argv", ["tabulate.py", *words, "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["tabulate_runs.py", *words, "--output", str(output)])
     main()
     return pd.read_csv(output)
 
