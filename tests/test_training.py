@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import signal
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -462,6 +463,15 @@ def test_a_resumed_log_drops_what_the_checkpoint_does_not_know(tmp_path: Path) -
     empty = TrainingLog(tmp_path / "new", Progress())
     assert empty.last_losses() == {}
     empty.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's ever full device")
+def test_a_log_on_a_full_disk_is_explained(tmp_path: Path) -> None:
+    with closing(TrainingLog(tmp_path, Progress())) as log:
+        log.path = Path("/dev/full")
+        expected = r"/dev/full: step 4 could not be logged \(.*No space left.* last checkpoint\."
+        with pytest.raises(InputError, match=expected):
+            log.write(Progress(step=4), 0.1, {"loss": 1.0}, 1.0, 8, 9)
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:

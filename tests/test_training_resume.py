@@ -14,9 +14,11 @@ import random
 import resource
 import runpy
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ class Network(nn.Module):
         self.conv = nn.Conv2d(3, 8, 3, stride=2)
         self.norm = nn.BatchNorm2d(8)
         self.linear = nn.Linear(8, 3)
-        self.idle = nn.Parameter(torch.ones(2**18))
+        self.idle = nn.Parameter(torch.ones(2**16))
         self.left = stop_at
 
     def forward(self, images: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
@@ -178,6 +180,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert fit.steps == 40
 
 
+def test_a_half_written_checkpoint_is_swept_away(tmp_path: Path) -> None:
+    """A kill leaves one behind each time, and these are large."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / f".{CHECKPOINT}.x1y2z3").write_bytes(b"half")
+    complete(tmp_path)
+    assert litter(tmp_path) == []
+
+
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     whole, other = complete(tmp_path / "whole"), Network()
     train(other, Pictures, recipe(), Run(tmp_path / "state", SEED + 1, torch.device("cpu")))
@@ -241,7 +251,10 @@ def test_a_disk_full_from_the_start_is_said_so(
 def processes() -> ForkServerContext:
     """Starts programs from a process that has imported torch already, which takes seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.utils.tensorboard", "pytest", "pydantic"])
+    context.set_forkserver_preload(["detransfer.training", "pytest", EventAccumulator.__module__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     return context
 
 
@@ -330,7 +343,7 @@ def test_sigterm_leaves_a_checkpoint_and_status_143(
 def test_a_file_system_that_refuses_keeps_the_previous_checkpoint(
     tmp_path: Path, processes: ForkServerContext, whole: Ended
 ) -> None:
-    """From the third epoch on the program may write no file above 100 kB; checkpoints are 3 MB."""
+    """From the third epoch on the program may write no file above 100 kB; checkpoints are 500 kB."""
     with program(processes, tmp_path, limit_from=2) as process:
         process.join(60)
         assert process.exitcode == 2

@@ -51,7 +51,7 @@ class Place:
     def write_start(self, seed: int = 0, header: dict[str, Any] | None = None) -> None:
         torch.manual_seed(seed)
         state = build(BackboneChoice.model_validate(SLIM)).state_dict()
-        header = {"architecture": SLIM} if header is None else header
+        header = {"architecture": SLIM, "pretraining": "coco"} if header is None else header
         save_backbone(self.folder / "start.safetensors", state, header)
 
     def arguments(self, **changes: str) -> argparse.Namespace:
@@ -183,6 +183,7 @@ def test_finish_leaves_the_model_its_origin_and_no_checkpoint(place: Place) -> N
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     assert header == {
         "architecture": {**SLIM, "file": None},
+        "pretraining": "coco",
         "task": "classification",
         "classes": ["a"],
         **job.identity,

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from detransfer.console import InputError
 from detransfer.files import atomic
 
 log = logging.getLogger(__name__)
@@ -77,21 +78,22 @@ class TrainingLog:
         batch: int,
         total: int,
     ) -> None:
-        """Log the mean ``losses`` of the steps since the last call."""
+        """Log the mean ``losses`` of the steps since the last call.
+
+        Raises InputError when the disk is full.
+        """
         speed = steps_per_second * batch
         numbers = (progress.step, total, progress.epoch, f"{rate:.6g}", f"{speed:.2f}")
         row = dict(zip(COLUMNS, map(str, (*numbers, f"{progress.seconds:.1f}")), strict=True))
         row |= {name: f"{value:.6g}" for name, value in losses.items()}
         self.rows.append(row)
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-        for name, value in losses.items():
-            self.board.add_scalar(f"train/{name}", value, progress.step)
-        self.board.add_scalar("train/learning_rate", rate, progress.step)
-        self.board.flush()  # what is in log.csv is there too, however the program ends
+        try:
+            self._append(row, progress.step, {**losses, "learning_rate": rate})
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: step {progress.step} could not be logged ({error}). Free some disk "
+                "space and start again: the training goes on from its last checkpoint."
+            ) from error
         left = (total - progress.step) / max(steps_per_second, 1e-9)
         log.info(
             "step %d/%d epoch %d loss %.4f  %.1f images/s  %s left",
@@ -102,6 +104,16 @@ class TrainingLog:
             speed,
             time.strftime("%H:%M:%S", time.gmtime(left)),
         )
+
+    def _append(self, row: dict[str, str], step: int, scalars: dict[str, float]) -> None:
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+        for name, value in scalars.items():
+            self.board.add_scalar(f"train/{name}", value, step)
+        self.board.flush()  # what is in log.csv is there too, however the program ends
 
     def close(self) -> None:
         """Flush what is buffered."""

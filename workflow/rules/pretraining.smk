@@ -13,6 +13,7 @@ rule import_backbone:
         LOGS / "import_backbone" / "{pretraining}.log",
     benchmark:
         TIMES / "import_backbone" / "{pretraining}.tsv"
+    priority: 50
     wildcard_constraints:
         pretraining=one_of(GIVEN),
     conda:
@@ -50,6 +51,7 @@ rule pretrain_classifier:
         pretraining=trained_by("classification"),
     conda:
         "../../envs/torch.yaml"
+    priority: 50  # everything else waits for it
     threads: STUDY.resources.train.threads
     resources:
         gpu=STUDY.resources.train.gpu,
@@ -99,6 +101,7 @@ rule export_backbone:
         LOGS / "export_backbone" / "{pretraining}.log",
     benchmark:
         TIMES / "export_backbone" / "{pretraining}.tsv"
+    priority: 50
     wildcard_constraints:
         pretraining=one_of(STUDY.trained),
     conda:
