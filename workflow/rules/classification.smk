@@ -18,10 +18,10 @@ use rule pretrain_classifier as finetune_classifier with:
         LOGS / "finetune_classifier" / "{target}" / "{pretraining}" / "seed{seed}.log",
     benchmark:
         TIMES / "finetune_classifier" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
-    priority: 0
     wildcard_constraints:
         pretraining=one_of(STUDY.pretrainings),
         target=one_of(STUDY.targets_of("classification")),
+    priority: 0
     params:
         program="train_classifier",
         gpu=STUDY.resources.train.gpu,

@@ -14,6 +14,7 @@ if STUDY.render_world:
             LOGS / "render_world.log",
         benchmark:
             TIMES / "render_world.tsv"
+        priority: 100
         conda:
             "../../envs/data.yaml"
         threads: STUDY.resources.data.threads
@@ -38,6 +39,7 @@ rule fetch:
         LOGS / "fetch" / "{archive}.log",
     benchmark:
         TIMES / "fetch" / "{archive}.tsv"
+    priority: 100
     retries: 2
     conda:
         "../../envs/data.yaml"
@@ -66,6 +68,7 @@ rule extract:
         LOGS / "extract" / "{dataset}.log",
     benchmark:
         TIMES / "extract" / "{dataset}.tsv"
+    priority: 100
     conda:
         "../../envs/data.yaml"
     threads: STUDY.resources.data.threads
@@ -86,6 +89,7 @@ rule index:
         LOGS / "index" / "{dataset}.log",
     benchmark:
         TIMES / "index" / "{dataset}.tsv"
+    priority: 100
     conda:
         "../../envs/data.yaml"
     threads: STUDY.resources.data.threads

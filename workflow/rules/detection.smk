@@ -16,10 +16,10 @@ use rule pretrain_classifier as finetune_detector with:
         LOGS / "finetune_detector" / "{target}" / "{pretraining}" / "seed{seed}.log",
     benchmark:
         TIMES / "finetune_detector" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
-    priority: 0
     wildcard_constraints:
         pretraining=one_of(STUDY.pretrainings),
         target=one_of(STUDY.targets_of("detection")),
+    priority: 0
     params:
         program="train_detector",
         gpu=STUDY.resources.train.gpu,

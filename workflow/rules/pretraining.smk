@@ -13,9 +13,9 @@ rule import_backbone:
         LOGS / "import_backbone" / "{pretraining}.log",
     benchmark:
         TIMES / "import_backbone" / "{pretraining}.tsv"
-    priority: 50
     wildcard_constraints:
         pretraining=one_of(GIVEN),
+    priority: 50
     conda:
         "../../envs/torch.yaml"
     threads: 1
@@ -49,9 +49,9 @@ rule pretrain_classifier:
         TIMES / "pretrain" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=trained_by("classification"),
+    priority: 50  # everything else waits for it
     conda:
         "../../envs/torch.yaml"
-    priority: 50  # everything else waits for it
     threads: STUDY.resources.train.threads
     resources:
         gpu=STUDY.resources.train.gpu,
@@ -101,9 +101,9 @@ rule export_backbone:
         LOGS / "export_backbone" / "{pretraining}.log",
     benchmark:
         TIMES / "export_backbone" / "{pretraining}.tsv"
-    priority: 50
     wildcard_constraints:
         pretraining=one_of(STUDY.trained),
+    priority: 50
     conda:
         "../../envs/torch.yaml"
     threads: 1
