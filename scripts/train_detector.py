@@ -5,6 +5,7 @@ Writes model.safetensors (the whole network, with what rebuilds it in the header
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -28,6 +29,7 @@ def main() -> None:
     detector = Detector(backbone, len(classes), recipe)
     images, plan, pad = scenes(job.index), chip_plan(recipe.chips), mean_colour(backbone)
 
+    @functools.lru_cache(maxsize=1)  # the first epoch is asked for its length, then for its chips
     def epoch(number: int) -> Dataset[Example]:
         return ChipDataset(images, plan, pad, arguments.seed, number)
 

@@ -343,7 +343,7 @@ def test_sigterm_leaves_a_checkpoint_and_status_143(
 def test_a_file_system_that_refuses_keeps_the_previous_checkpoint(
     tmp_path: Path, processes: ForkServerContext, whole: Ended
 ) -> None:
-    """From the third epoch on the program may write no file above 100 kB; checkpoints are 500 kB."""
+    """From the third epoch on the program may write no file above 100 kB; a checkpoint has 500."""
     with program(processes, tmp_path, limit_from=2) as process:
         process.join(60)
         assert process.exitcode == 2

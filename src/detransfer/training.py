@@ -98,17 +98,8 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
     not finite (naming the images), when the data set is empty, and when the disk is full (the
     previous checkpoint stays). SIGTERM writes a checkpoint and exits with status 143.
     """
-    first = examples(0)
-    if len(first) == 0:  # type: ignore[arg-type]
-        raise InputError("the training set is empty: no image of its splits has what is trained on")
-    epoch_steps = math.ceil(len(first) / recipe.batch_size)  # type: ignore[arg-type]
-    total = max(1, round(recipe.epochs * epoch_steps))
-    model = model.to(run.device)
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if recipe.compile:  # the backbone is one graph; the heads would break into many
-        backbone: Any = model.backbone
-        backbone.forward_features = torch.compile(backbone.forward_features)
+    epoch_steps, total = _length(examples, recipe)
+    _place(model, recipe, run)
     optimizer = make_optimizer(model, recipe)
     progress, window = _restore(run, model, optimizer)
     before, started, saved = progress, time.monotonic(), time.monotonic()
@@ -138,17 +129,7 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
                 saved = time.monotonic()
             if stopping:
                 stop.leave(run.state)
-    images = total * recipe.batch_size
-    return Fit(
-        steps=total,
-        images=images,
-        seconds=round(progress.seconds, 3),
-        images_per_second=round(images / max(progress.seconds, 1e-9), 3),
-        peak_memory_mb=round(peak_memory_mb(run.device), 1),
-        device=device_name(run.device),
-        world_size=1,
-        losses=logger.last_losses(),
-    )
+    return _fit(progress, recipe, run, logger.last_losses())
 
 
 def learning_rate(recipe: TrainingRecipe, step: int, epoch_steps: int, total: int) -> float:
@@ -188,6 +169,39 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opti
 def key(*numbers: int) -> int:
     """Mix numbers such as (seed, epoch, index) into one 64-bit seed, well spread."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _length(examples: Epoch, recipe: TrainingRecipe) -> tuple[int, int]:
+    """Return the steps of the first epoch and of the whole training."""
+    size = len(examples(0))  # type: ignore[arg-type]
+    if size == 0:
+        raise InputError("the training set is empty: no image of its splits has what is trained on")
+    epoch_steps = math.ceil(size / recipe.batch_size)
+    return epoch_steps, max(1, round(recipe.epochs * epoch_steps))
+
+
+def _place(model: nn.Module, recipe: TrainingRecipe, run: Run) -> None:
+    """Put the model where and how the recipe wants it."""
+    model.to(run.device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.compile:  # the backbone is one graph; the heads would break into many
+        backbone: Any = model.backbone
+        backbone.forward_features = torch.compile(backbone.forward_features)
+
+
+def _fit(progress: Progress, recipe: TrainingRecipe, run: Run, losses: dict[str, float]) -> Fit:
+    images = progress.step * recipe.batch_size
+    return Fit(
+        steps=progress.step,
+        images=images,
+        seconds=round(progress.seconds, 3),
+        images_per_second=round(images / max(progress.seconds, 1e-9), 3),
+        peak_memory_mb=round(peak_memory_mb(run.device), 1),
+        device=device_name(run.device),
+        world_size=1,
+        losses=losses,
+    )
 
 
 def _step(
