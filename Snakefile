@@ -20,6 +20,7 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
+    table1,
     table2,
     table5,
     figure1,

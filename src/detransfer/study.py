@@ -129,6 +129,7 @@ class Study(Strict):
     pretrainings: dict[Name, Pretraining] = Field(min_length=1)
     targets: dict[Name, Target] = Field(min_length=1)
     datasets: dict[Name, DatasetChange] = {}
+    described: tuple[Name, ...] = Field((), description="data sets of Table 1, used or not")
     resources: JobResources
 
     @model_validator(mode="after")

@@ -79,6 +79,65 @@ rule extract:
         "python scripts/extract.py --output {output} {input.archives} 2> {log}"
 
 
+rule check_dataset:
+    input:
+        tables=lambda wildcards: index(wildcards.dataset)["index"],
+        images=DATA / "{dataset}",
+        code=code("check_dataset"),
+    output:
+        RESULTS / "datasets" / "{dataset}" / "check.csv",
+    log:
+        LOGS / "check_dataset" / "{dataset}.log",
+    benchmark:
+        TIMES / "check_dataset" / "{dataset}.tsv"
+    priority: 100
+    conda:
+        "../../envs/data.yaml"
+    threads: STUDY.resources.data.threads
+    resources:
+        mem_mb=STUDY.resources.data.mem_mb,
+        runtime=STUDY.resources.data.runtime,
+    params:
+        folder=lambda wildcards: index_folder(wildcards.dataset),
+        train=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
+        evaluation=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
+    shell:
+        "python scripts/check_dataset.py --index {params.folder} --train-splits {params.train} "
+        "--eval-split {params.evaluation} --threads {threads} --output {output} 2> {log}"
+
+
+rule describe_dataset:
+    input:
+        tables=lambda wildcards: index(wildcards.dataset)["index"],
+        code=code("describe_dataset"),
+    output:
+        statistics=RESULTS / "datasets" / "{dataset}" / "statistics.csv",
+        picture=report(
+            RESULTS / "datasets" / "{dataset}" / "statistics.png",
+            caption="../report/dataset.rst",
+            category="Data",
+            labels={"data set": "{dataset}", "shows": "sizes, counts, classes"},
+        ),
+        advice=RESULTS / "datasets" / "{dataset}" / "scales.csv",
+    log:
+        LOGS / "describe_dataset" / "{dataset}.log",
+    benchmark:
+        TIMES / "describe_dataset" / "{dataset}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.data.mem_mb,
+        runtime=STUDY.resources.data.runtime,
+    params:
+        folder=lambda wildcards: index_folder(wildcards.dataset),
+        splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
+    shell:
+        "python scripts/describe_dataset.py --index {params.folder} --name {wildcards.dataset} "
+        "--splits {params.splits} --statistics {output.statistics} --picture {output.picture} "
+        "--advice {output.advice} 2> {log}"
+
+
 rule index:
     input:
         images=DATA / "{dataset}",

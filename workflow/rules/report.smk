@@ -46,6 +46,35 @@ use rule table2 as table5 with:
         metrics=["top1"],
 
 
+rule table1:
+    input:
+        tables=[index(name)["index"] for name in STUDY.described],
+        published=STUDY.published / "table1.csv",
+        code=code("table1"),
+    output:
+        report(
+            RESULTS / "table1.csv",
+            caption="../report/table1.rst",
+            category="Data",
+            labels={"table": "1", "shows": "data sets"},
+        ),
+    log:
+        LOGS / "table1.log",
+    benchmark:
+        TIMES / "table1.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        datasets=[
+            f"--dataset {name} {index_folder(name)} {DATASETS[name].eval_split} "
+            + " ".join(DATASETS[name].train_splits)
+            for name in STUDY.described
+        ],
+    shell:
+        "python scripts/table1.py {params.datasets} --published {input.published} "
+        "--output {output} 2> {log}"
+
+
 rule figure1:
     input:
         metrics=runs("detection", "metrics.json"),

@@ -18,6 +18,7 @@ def study_datasets(study: Study) -> dict[str, Dataset]:
     used = {
         **{f"pretrainings.{name}": p.dataset for name, p in study.trained.items()},
         **{f"targets.{name}": target.dataset for name, target in study.targets.items()},
+        **{f"described.{name}": name for name in study.described},
     }
     known = {**catalog.datasets, **study.datasets}
     for place, name in used.items():
@@ -28,7 +29,7 @@ def study_datasets(study: Study) -> dict[str, Dataset]:
     for name in study.datasets:
         if name not in used.values():
             hint = suggest(name, set(used.values()))
-            raise InputError(f"datasets.{name}: no pre-training or target uses it{hint}")
+            raise InputError(f"datasets.{name}: nothing in the study uses it{hint}")
     return {name: _dataset(catalog, study, name) for name in sorted(set(used.values()))}
 
 

@@ -1,0 +1,128 @@
+"""Look a data set over before anything is trained on it, and report what is wrong.
+
+Reads the header of every image, decodes a sample, compares sizes with the index, looks for equal
+files in the splits for training and for evaluation, and for classes without an image. Everything
+found goes into the report; damaged images are an error, because a training would stop at them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from detransfer.console import InputError, run
+from detransfer.data.images import image_size
+from detransfer.data.index import Index, read_index
+from detransfer.files import atomic, sha256
+
+COLUMNS = ["severity", "finding", "path", "detail"]
+Finding = tuple[str, str, str, str]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--index", type=Path, required=True, help="folder of the data set's index")
+    add("--train-splits", nargs="+", required=True, help="splits to train on")
+    add("--eval-split", required=True, help="split to evaluate on")
+    add("--sample", type=int, default=500, help="images to decode whole")
+    add("--threads", type=int, default=1, help="processor cores to use")
+    add("--output", type=Path, required=True, help="CSV with one row a finding")
+    return parser.parse_args()
+
+
+def wrong_headers(index: Index, threads: int) -> Iterator[Finding]:
+    """Yield the images that are missing, are none, or differ in size from the index."""
+
+    def look(row: tuple[str, int, int]) -> Finding | None:
+        path, *expected = row
+        try:
+            found = image_size(index.root / path)
+        except InputError as error:
+            return "error", "unreadable image", path, str(error)
+        if found != tuple(expected):
+            sizes = f"{found[0]} x {found[1]}, the index says {expected[0]} x {expected[1]}"
+            return "error", "another size than the index says", path, sizes
+        return None
+
+    rows = index.images[["path", "width", "height"]].itertuples(index=False, name=None)
+    with ThreadPoolExecutor(threads) as pool:
+        yield from filter(None, pool.map(look, rows))
+
+
+def damaged(index: Index, count: int) -> Iterator[Finding]:
+    """Yield the images of a sample whose content cannot be decoded."""
+    for path in index.sample(count).images["path"]:
+        try:
+            with Image.open(index.root / path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            yield "error", "damaged image", path, str(error)
+
+
+def shared_images(train: Index, evaluation: Index) -> Iterator[Finding]:
+    """Yield the images for evaluation whose very bytes are also an image for training.
+
+    Only files of a size that occurs on both sides are read.
+    """
+    sizes = [_by_size(part.images["path"], part.root) for part in (train, evaluation)]
+    for size in sizes[0].keys() & sizes[1].keys():
+        known = {sha256(train.root / path): path for path in sizes[0][size]}
+        for path in sizes[1][size]:
+            twin = known.get(sha256(evaluation.root / path))
+            if twin is not None:
+                yield "warning", "evaluation image is a training image", path, f"equals {twin}"
+
+
+def _by_size(paths: Iterable[str], root: Path) -> dict[int, list[str]]:
+    groups: dict[int, list[str]] = {}
+    for path in paths:
+        file = root / path
+        if file.is_file():
+            groups.setdefault(file.stat().st_size, []).append(path)
+    return groups
+
+
+def absent_classes(part: Index, name: str) -> Iterator[Finding]:
+    """Yield the classes that have no image or object in a part of the data set."""
+    labels = part.images if "class_id" in part.images else part.objects
+    counts = np.bincount(labels["class_id"], minlength=len(part.classes))
+    for class_id in np.flatnonzero(counts == 0):
+        yield "warning", f"class without example in {name}", "", part.classes["name"][class_id]
+
+
+def main() -> None:
+    arguments = parse()
+    index = read_index(arguments.index)
+    train, evaluation = index.split(*arguments.train_splits), index.split(arguments.eval_split)
+    findings = [
+        *wrong_headers(index, arguments.threads),
+        *damaged(index, arguments.sample),
+        *shared_images(train, evaluation),
+        *absent_classes(train, "training"),
+        *absent_classes(evaluation, "evaluation"),
+    ]
+    table = pd.DataFrame(findings, columns=COLUMNS)
+    for kind, count in table["finding"].value_counts().items():
+        logging.info("%s: %d", kind, count)
+    errors = table[table["severity"] == "error"]
+    if len(errors):
+        shown = "\n".join(f"  {row.path}: {row.detail}" for row in errors.head(5).itertuples())
+        raise InputError(
+            f"{index.root}: {len(errors)} of {len(index.images)} images are unusable:\n{shown}\n"
+            "Extract the data set again, or replace these files and make the index again."
+        )
+    with atomic(arguments.output) as temporary:
+        table.to_csv(temporary, index=False)
+    logging.info("%d images looked at, %d findings", len(index.images), len(table))
+
+
+if __name__ == "__main__":
+    run(main)
