@@ -16,7 +16,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from detransfer.console import run
@@ -94,7 +93,8 @@ def advice(index: Index, chip: int) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame, scales: pd.DataFrame, title: str, path: Path) -> None:
     """Draw each distribution of the table; the advised ranges stand as bars under the sizes."""
-    sns.set_theme(context="paper", style="ticks", palette="colorblind")
+    plt.style.use(["seaborn-v0_8-colorblind", "seaborn-v0_8-paper"])
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     kinds = list(table["distribution"].unique())
     figure, axes = plt.subplots(
         len(kinds), 1, figsize=(WIDTH, 1.8 * len(kinds)), squeeze=False, layout="constrained"
@@ -125,7 +125,6 @@ def draw(table: pd.DataFrame, scales: pd.DataFrame, title: str, path: Path) -> N
         else:
             axis.set_yscale("log")
     axes[0, 0].set_title(title)
-    sns.despine(figure)
     figure.savefig(path, dpi=200)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -82,6 +83,20 @@ def class_table(result: AveragePrecision, classes: pd.Series) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def read_run(fit: Path, model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of fit.json and the header of the model; raises InputError."""
+    header = read_header(model)
+    if header.get("task") != "detection":
+        raise InputError(
+            f"{model}: holds no detector (task: {header.get('task', 'not given')}); give the "
+            "model.safetensors that scripts/train_detector.py wrote"
+        )
+    try:
+        return json.loads(fit.read_text()), header
+    except (OSError, ValueError) as error:
+        raise InputError(f"{fit}: not a readable fit.json ({error})") from error
+
+
 def main() -> None:
     arguments = parse()
     recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
@@ -91,8 +106,7 @@ def main() -> None:
     training = index.split(*arguments.training_splits).sample(recipe.training_images)
     training_result = score(training, arguments.training_detections, recipe.voc)
     fitted = metrics(training_result, recipe.voc, len(training.images))
-    fit = json.loads(arguments.fit.read_text())
-    header = read_header(arguments.model)
+    fit, header = read_run(arguments.fit, arguments.model)
     run_metrics = RunMetrics(
         run=RunName("detection", arguments.dataset, arguments.pretraining, arguments.seed),
         metrics=metrics(result, recipe.voc, len(part.images)),
@@ -102,7 +116,7 @@ def main() -> None:
             "evaluation_split": arguments.split,
             "training_data": header["data_digest"],
             "training_recipe": header["recipe_digest"],
-            "inference": recipe.model_dump_json(exclude={"voc", "batch_size"}),
+            "inference": recipe.model_dump_json(exclude={"voc", "batch_size", "training_images"}),
             "metric": recipe.voc.model_dump_json(),
         },
         provenance=provenance(

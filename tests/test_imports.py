@@ -192,3 +192,14 @@ def test_is_fast_enough_to_run_at_every_start(
     assert time.perf_counter() - start < 3, "a first look takes about a third of a second"
     monkeypatch.setattr(ast, "parse", lambda *_: pytest.fail("parsed files are not remembered"))
     assert imported_files(tmp_path / "program.py", kit) == files
+
+
+def test_modules_said_to_be_loaded_stand_for_the_package(repository: Path) -> None:
+    source = repository / "src" / "detransfer"
+    program = repository / "scripts" / "index.py"
+    readers = source / "data" / "readers"
+    loaded = {"detransfer.data.readers": ["detransfer.data.readers.voc"]}
+    some = set(imported_files(program, source, loaded))
+    every = set(imported_files(program, source))
+    assert readers / "voc.py" in some
+    assert readers / "coco.py" in every - some

@@ -23,5 +23,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A loader's worker process hands its error on with a traceback before the message.
+        message = str(error).rpartition("InputError: ")[2].strip()
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,9 @@ class _Mentions:
     data: frozenset[str]
 
 
-def imported_files(program: Path, source: Path) -> list[Path]:
+def imported_files(
+    program: Path, source: Path, loaded: Mapping[str, Iterable[str]] | None = None
+) -> list[Path]:
     """Return ``program`` and every file of the package in folder ``source`` that it uses, sorted.
 
     Counted are all ``import`` statements wherever they stand, directly or through other modules of
@@ -38,7 +40,7 @@ def imported_files(program: Path, source: Path) -> list[Path]:
     ``importlib.import_module``; and data files (.yaml, .csv) that a module names by a constant
     string relative to its own folder. A name that ``import_module`` gets at run time counts as
     every module below its constant beginning (``f"{__name__}.{format}"``), or below the package
-    of the module that loads it.
+    of the module that loads it; unless ``loaded`` says which modules of that package it will be.
 
     Paths begin as ``program`` and ``source`` do. Raises InputError for a file that is missing or
     is not Python.
@@ -49,7 +51,7 @@ def imported_files(program: Path, source: Path) -> list[Path]:
         file = waiting.pop()
         if file.suffix != ".py":
             continue
-        for other in _used(file, source):
+        for other in _used(file, source, loaded or {}):
             if other not in found:
                 found.add(other)
                 waiting.append(other)
@@ -61,7 +63,7 @@ def code_digest(files: Iterable[Path]) -> str:
     return digest(sha256(file) for file in files)
 
 
-def _used(file: Path, source: Path) -> Iterator[Path]:
+def _used(file: Path, source: Path, loaded: Mapping[str, Iterable[str]]) -> Iterator[Path]:
     """Yield the files that one file uses itself."""
     try:
         status = file.stat()
@@ -72,7 +74,10 @@ def _used(file: Path, source: Path) -> Iterator[Path]:
     for name in (module, *mentions.modules):
         yield from _module_files(name, source)
     for name in mentions.packages:
-        yield from _package_files(name or source.name, source)
+        if name in loaded:
+            yield from (path for module in loaded[name] for path in _module_files(module, source))
+        else:
+            yield from _package_files(name or source.name, source)
     for name in mentions.data:
         if (file.parent / name).is_file():
             yield file.parent / name

@@ -88,6 +88,9 @@ class DatasetChange(Strict):
 
     reader: str | None = Field(None, description="format of a data set the catalog does not have")
     archives: tuple[str, ...] | None = Field(None, description="archives, by catalog name")
+    folder: Path | None = Field(
+        None, description="a folder that is already extracted, instead of archives"
+    )
     train_splits: tuple[str, ...] | None = Field(None, description="splits to train on")
     eval_split: str | None = Field(None, description="split to evaluate on")
     options: dict[str, Any] = Field({}, description="options of the reader, over the catalog's")

@@ -195,3 +195,10 @@ def test_the_program_knows_the_folders_of_the_catalog(tmp_path: Path, repository
         "val/image.JPEG": b"ILSVRC2012_img_val.tar",
         "image.JPEG": b"mine.tar",
     }
+
+
+def test_a_plain_file_is_copied_into_its_folder(tmp_path: Path) -> None:
+    labels = tmp_path / "imagelabels.mat"
+    labels.write_bytes(bytes(range(200)))
+    extract([Part(labels, "labels")], tmp_path / "out")
+    assert (tmp_path / "out" / "labels" / "imagelabels.mat").read_bytes() == labels.read_bytes()

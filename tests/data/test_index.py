@@ -82,6 +82,90 @@ def test_the_folder_can_move_together_with_its_data(tmp_path: Path) -> None:
     assert read_index(tmp_path / "moved/index/x").root == tmp_path / "moved/data"
 
 
+def test_what_was_left_out_is_remembered(tmp_path: Path) -> None:
+    index = replace(example(tmp_path), dropped={"inverted": 3, "outside the image": 1})
+    write_index(tmp_path / "index", index)
+    found = read_index(tmp_path / "index")
+    assert found.dropped == found.split("test").dropped == index.dropped
+
+
+def test_verified_negatives_go_with_their_images(tmp_path: Path) -> None:
+    absent = pd.DataFrame({"image_id": [5, 3, 5], "class_id": [0, 1, 1]}, dtype="int32")
+    index = replace(example(tmp_path), negatives=absent)
+    write_index(tmp_path / "index", index)
+    found = read_index(tmp_path / "index")
+    pd.testing.assert_frame_equal(found.negatives, absent)
+    part = found.split("train").negatives
+    assert part is not None and part.to_numpy().tolist() == [[5, 0], [5, 1]]
+    assert found.digest() != replace(index, negatives=None).digest()
+    for column, value in (("image_id", 4), ("class_id", 2)):
+        wrong = replace(index, negatives=absent.assign(**{column: value}))
+        with pytest.raises(InputError, match=r"a verified negative (belongs to an image|has a cl)"):
+            write_index(tmp_path / "index", wrong)
+    write_index(tmp_path / "index", replace(index, negatives=None))
+    assert read_index(tmp_path / "index").negatives is None
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Index:
+    """An index of a few images whose ids and objects stand in any order."""
+    dense = st.integers(0, 50).flatmap(lambda low: st.permutations(range(low, low + 4)))
+    ids = draw(st.one_of(dense, st.lists(st.integers(0, 99), min_size=1, unique=True)))
+    owners = draw(st.lists(st.sampled_from(ids), max_size=12))
+    if draw(st.booleans()):
+        owners.sort(key=ids.index)
+    images = pd.DataFrame({"image_id": ids, "width": 99, "height": 9})
+    images["path"] = [f"{number}é.jpg" for number in ids]
+    images["split"] = [draw(st.sampled_from(["a", "b"])) for _ in ids]
+    objects = pd.DataFrame({"image_id": owners}, dtype="int32").assign(
+        class_id=0, x1=np.arange(len(owners)), y1=0, x2=99, y2=9, **dict.fromkeys(FLAGS, False)
+    )
+    classes = pd.DataFrame({"class_id": [0], "name": "x", "source_id": "", "superclass": ""})
+    return Index(images, objects, classes, Path("x"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables())
+def test_the_objects_of_an_image_are_one_slice(index: Index) -> None:
+    """Slow version: look for the objects of each image; ``x1`` is the place before sorting."""
+    ordered = index.in_order()
+    bounds = zip(ordered.offsets[:-1], ordered.offsets[1:], strict=True)
+    for image_id, (start, end) in zip(index.images["image_id"], bounds, strict=True):
+        own = index.objects.loc[index.objects["image_id"] == image_id, "x1"]
+        assert ordered.objects["x1"][start:end].tolist() == own.tolist()
+    assert ordered.offsets[-1] == len(index.objects)
+    if ordered is not index:
+        with pytest.raises(ValueError, match="not in the order of their images"):
+            _ = index.offsets
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables(), st.lists(st.sampled_from(["a", "b"]), min_size=1))
+def test_a_part_holds_exactly_its_images_and_objects(index: Index, names: list[str]) -> None:
+    images = index.images[index.images["split"].isin(names)]
+    if any(not (index.images["split"] == name).any() for name in names):
+        return
+    part = index.split(*names)
+    assert part.images["path"].tolist() == images["path"].tolist()
+    own = index.objects[index.objects["image_id"].isin(images["image_id"])]
+    assert sorted(part.objects["x1"]) == own["x1"].tolist()
+    assert len(part.offsets) == len(images) + 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables())
+def test_writing_does_not_change_the_digest(
+    tmp_path_factory: pytest.TempPathFactory, index: Index
+) -> None:
+    folder = tmp_path_factory.mktemp("index")
+    write_index(folder, index)
+    found = read_index(folder)
+    assert found.digest() == index.digest()
+    assert len(found.offsets) == len(index.images) + 1
+    texts = index.images["path"].str.replace(".jpg", ".png")  # of the same length
+    assert replace(index, images=index.images.assign(path=texts)).digest() != index.digest()
+
+
 def test_splits_take_their_objects_along(tmp_path: Path) -> None:
     index = example(tmp_path)
     part = index.split("test")

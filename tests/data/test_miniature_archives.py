@@ -10,6 +10,7 @@ import re
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,8 +26,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torchvision.datasets import imagenet
 
-from detransfer.data.miniature import archives
-from detransfer.data.miniature.archives import ARCHIVES, encode_jpeg, write_archives
+from detransfer.console import InputError
+from detransfer.data.miniature import imagenet as writers
+from detransfer.data.miniature.archives import ARCHIVES, write_archives
+from detransfer.data.miniature.packing import comments as jpeg_comments
+from detransfer.data.miniature.packing import encode_jpeg
 from detransfer.data.miniature.scenes import render_classification
 from detransfer.data.miniature.world import World, WorldRecipe, make_world
 
@@ -37,8 +41,13 @@ def small(**keys: object) -> World:
     recipe = {
         "imagenet_cls": {"classes": 8, "train": EACH, "val": 3},
         "coco": {"classes": 6, "train": 30, "val": 8, "crowd_share": 0.3},
-        "voc": {"classes": 4, "trainval2007": 12, "trainval2012": 6, "test2007": 9},
+        "voc": {"classes": 4, "trainval2007": 12, "trainval2012": 6, "test2007": 9, "sbd": 4},
         "caltech": {"classes": 3, "images": 5},
+        "openimages": {"classes": 4, "train": 6, "validation": 2, "test": 2},
+        "imagenet_loc": {"classes": 9, "images": 2},
+        "imagenet_det": {"val": 3},
+        "sun397": {"classes": 3, "train": 2, "test": 2},
+        "flowers102": {"classes": 3, "train": 1, "val": 1, "test": 1},
         **keys,
     }
     return make_world(WorldRecipe.model_validate(recipe))
@@ -71,6 +80,21 @@ def test_equal_recipes_give_equal_bytes(mirror: Path, tmp_path: Path) -> None:
         assert hashlib.sha256((mirror / name).read_bytes()).hexdigest() == digest
 
 
+def test_an_archive_does_not_depend_on_which_others_are_rendered(
+    mirror: Path, tmp_path: Path
+) -> None:
+    chosen = ["val2017.zip", "benchmark.tgz", "words.txt", "setid.mat", "train_3.tar.gz"]
+    write_archives(small(), tmp_path, chosen)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*chosen, "SHA256SUMS"])
+    for name in chosen:
+        assert (mirror / name).read_bytes() == (tmp_path / name).read_bytes(), name
+    whole = set((mirror / "SHA256SUMS").read_text().splitlines())
+    part = set((tmp_path / "SHA256SUMS").read_text().splitlines())
+    assert part < whole and len(part) == len(chosen)
+    with pytest.raises(InputError, match=r"no archive 'val2016.zip'.*val2017.zip"):
+        write_archives(small(), tmp_path, ["val2016.zip"])
+
+
 def test_a_stopped_run_leaves_no_half_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,8 +105,8 @@ def test_a_stopped_run_leaves_no_half_archive(
         if len(calls) > 5:
             raise KeyboardInterrupt
 
-    real = archives.render_classification
-    monkeypatch.setattr(archives, "render_classification", lambda *a: (stop(*a), real(*a))[1])
+    real = writers.render_classification
+    monkeypatch.setattr(writers, "render_classification", lambda *a: (stop(*a), real(*a))[1])
     with pytest.raises(KeyboardInterrupt):
         write_archives(small(), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -170,6 +194,10 @@ def test_voc_layout_and_sets(mirror: Path) -> None:
         whole = max(lists.values(), key=len)
         ids[name] = set(whole)
         expected = {f"{root}/ImageSets/Main/{s}.txt" for s in sets}
+        if year == 2012:
+            expected |= {f"{root}/ImageSets/Segmentation/{s}.txt" for s in sets}
+            expected |= {f"{root}/Segmentation{k}/{i}.png" for k in ("Class", "Object")
+                         for i in whole}  # fmt: skip
         expected |= {f"{root}/JPEGImages/{i}.jpg" for i in whole}
         assert set(files) == expected | {f"{root}/Annotations/{i}.xml" for i in whole}
         for i in whole:
@@ -178,6 +206,7 @@ def test_voc_layout_and_sets(mirror: Path) -> None:
             image = Image.open(io.BytesIO(files[f"{root}/JPEGImages/{i}.jpg"]))
             assert xml.findtext("folder") == f"VOC{year}"
             assert xml.findtext("filename") == f"{i}.jpg"
+            assert xml.findtext("segmented") == str(int(year == 2012))
             assert image.size == tuple(int(xml.findtext(f"size/{k}", "")) for k in
                                        ("width", "height"))  # fmt: skip
     assert not ids["VOCtrainval_06-Nov-2007.tar"] & ids["VOCtest_06-Nov-2007.tar"]
@@ -191,21 +220,51 @@ def test_caltech_layout_ends_with_clutter(mirror: Path) -> None:
     ]
 
 
-def nuisances(mirror: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return what must not tell the label (n, d), and the labels (n,)."""
+def nuisances(data: bytes, number: int) -> list[float]:
+    """Return what must not tell the label of a file: its bytes, size, number and border."""
+    image = np.asarray(Image.open(io.BytesIO(data)), float)
+    edges = (image[0], image[-1], image[:, 0], image[:, -1])
+    border = np.concatenate(edges)
+    colours = [statistic for edge in edges for statistic in edge.mean(0)]
+    return [len(data), *image.shape[:2], number, *colours, *border.std(0)]
+
+
+def imagenet_nuisances(mirror: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return :func:`nuisances` of the training images, (n, d), and the labels (n,)."""
     rows, labels = [], []
     for label, content in enumerate(members(mirror / "ILSVRC2012_img_train.tar").values()):
         with tarfile.open(fileobj=io.BytesIO(content)) as inner:
             for member in inner.getmembers():
-                data = inner.extractfile(member).read()  # type: ignore[union-attr]
-                image = np.asarray(Image.open(io.BytesIO(data)), float)
-                edges = (image[0], image[-1], image[:, 0], image[:, -1])
-                border = np.concatenate(edges)
                 number = int(member.name.split("_")[1].split(".")[0])
-                colours = [statistic for edge in edges for statistic in edge.mean(0)]
-                rows.append([len(data), *image.shape[:2], number, *colours, *border.std(0)])
+                rows.append(nuisances(inner.extractfile(member).read(), number))  # type: ignore[union-attr]
                 labels.append(label)
     return np.array(rows), np.array(labels)
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's scenes and flowers in full: enough images to see a leak."""
+    folder = tmp_path_factory.mktemp("targets")
+    names = ["SUN397.tar.gz", "102flowers.tgz", "imagelabels.mat"]
+    write_archives(make_world(WorldRecipe()), folder, names)
+    return folder
+
+
+def flowers_nuisances(targets: Path) -> tuple[np.ndarray, np.ndarray]:
+    labels = loadmat(targets / "imagelabels.mat")["labels"][0]
+    files = members(targets / "102flowers.tgz").values()  # in order of number
+    return np.array([nuisances(data, k) for k, data in enumerate(files)]), labels
+
+
+def sun_nuisances(targets: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The border is part of a scene's composition and so a signal: it is left out here."""
+    rows, names = [], []
+    for path, data in members(targets / "SUN397.tar.gz").items():
+        if path.endswith(".jpg"):
+            letters = [ord(letter) for letter in Path(path).stem.removeprefix("sun_")[:3]]
+            rows.append([*nuisances(data, 0)[:3], *letters])
+            names.append(str(Path(path).parent))
+    return np.array(rows, float), np.unique(names, return_inverse=True)[1]
 
 
 def accuracy(features: np.ndarray, labels: np.ndarray, nearest: bool) -> tuple[float, float]:
@@ -223,12 +282,26 @@ def accuracy(features: np.ndarray, labels: np.ndarray, nearest: bool) -> tuple[f
 
 @pytest.mark.parametrize("nearest", [False, True])
 def test_border_size_number_and_bytes_say_nothing_of_the_label(mirror: Path, nearest: bool) -> None:
-    features, labels = nuisances(mirror)
+    features, labels = imagenet_nuisances(mirror)
     assert len(np.unique(features[:, 0])) == 1, "all files have one length"
     score, bound = accuracy(features, labels, nearest)
     assert score <= bound
     # The check has teeth: a border a little brighter for one class in two is found.
     planted = np.concatenate([features, 30 * (labels % 2)[:, None] + features[:, 4:5]], 1)
+    assert accuracy(planted, labels, nearest=False)[0] > bound
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+@pytest.mark.parametrize("extract", [flowers_nuisances, sun_nuisances])
+def test_the_new_targets_leak_nothing(
+    targets: Path, extract: Callable[[Path], tuple[np.ndarray, np.ndarray]], nearest: bool
+) -> None:
+    features, labels = extract(targets)
+    assert len(np.unique(labels)) == 8 and len(labels) >= 240
+    assert len(np.unique(features[:, 0])) == 1, "all files have one length"
+    score, bound = accuracy(features, labels, nearest)
+    assert score <= bound
+    planted = np.concatenate([features, features[:, 1:2] + 20 * (labels % 2)[:, None]], 1)
     assert accuracy(planted, labels, nearest=False)[0] > bound
 
 
@@ -259,7 +332,7 @@ def test_jpeg_files_have_the_length_asked_for(length: int) -> None:
 
 def test_every_remainder_of_the_filler_is_valid() -> None:
     for free in [0, *range(4, 40), *range(65530, 65550), 131074]:
-        comments = archives._comments(free)
+        comments = jpeg_comments(free)
         assert len(comments) == free
         while comments:
             assert comments[:2] == b"\xff\xfe"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,22 +11,33 @@ import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from sklearn.linear_model import LogisticRegression
 
 from detransfer.console import InputError
 from detransfer.data.miniature.annotations import voc_xml
+from detransfer.data.miniature.flowers import FLOWERS, render_flower
+from detransfer.data.miniature.places import PLACES, render_place
 from detransfer.data.miniature.scenes import Scene, render_classification, render_scene
-from detransfer.data.miniature.world import World, WorldRecipe, make_world
+from detransfer.data.miniature.world import (
+    FlowersRecipe,
+    SunRecipe,
+    World,
+    WorldRecipe,
+    make_world,
+)
 from detransfer.study import load_recipe_file
 
-SMALL = {"imagenet_cls": {"classes": 4}, "coco": {"classes": 4}, "voc": {"classes": 4},
-         "caltech": {"classes": 4}}  # fmt: skip
-# The most classes that each kind of world has: imagenet_cls, coco, voc, caltech.
+SMALL = {
+    name: {"classes": 4}
+    for name in ("imagenet_cls", "coco", "openimages", "imagenet_loc", "voc", "caltech")
+}
+# The most classes that each kind of world has, in the same order.
 LARGEST = {
     kind: {name: {"classes": n} for name, n in zip(SMALL, counts, strict=True)}
     for kind, counts in (
-        ("body_and_part", (36, 12, 14, 24)),
-        ("part_only", (8, 8, 4, 4)),
-        ("extent_only", (13, 8, 6, 6)),
+        ("body_and_part", (36, 12, 36, 36, 14, 24)),
+        ("part_only", (8, 8, 8, 8, 4, 4)),
+        ("extent_only", (13, 8, 13, 13, 6, 6)),
     )
 }
 RECIPE = Path(__file__).parents[2] / "config" / "recipes" / "demo" / "world.yaml"
@@ -146,15 +157,16 @@ def test_extent_only_classes_differ_in_aspect_and_in_nothing_else() -> None:
 @pytest.mark.parametrize("distinction", list(LARGEST))
 def test_sources_and_targets_share_no_class(distinction: str) -> None:
     made = world(distinction=distinction, **LARGEST[distinction])
+    sources = {*made.imagenet_cls, *made.openimages, *made.imagenet_loc}
     sets = [
         {(c.body, c.part, c.aspect) for c in classes}
-        for classes in (made.imagenet_cls, made.voc, made.caltech)
+        for classes in (sources, made.voc, made.caltech)
     ]
     assert set(made.coco) <= set(made.imagenet_cls)
     assert all(not a & b for i, a in enumerate(sets) for b in sets[i + 1 :])
-    for classes in (made.imagenet_cls, made.voc, made.caltech):
+    for classes in (made.imagenet_cls, made.openimages, made.imagenet_loc, made.voc, made.caltech):
         assert len({c.name for c in classes}) == len(classes)
-    names = {c.name for c in (*made.imagenet_cls, *made.voc, *made.caltech)}
+    names = {c.name for c in (*sources, *made.voc, *made.caltech)}
     assert len(names) == sum(map(len, sets))
 
 
@@ -168,6 +180,53 @@ def test_classification_objects_keep_the_margin_of_one_jpeg_block() -> None:
         assert not inner.any()
         assert len(scene.objects) == 1 and scene.objects[0].truncated_share == 0
         assert all(side % 8 == 0 for side in scene.instances.shape)
+
+
+def test_there_is_a_drawing_for_every_class_that_a_recipe_may_ask_for() -> None:
+    for recipe, drawn in ((SunRecipe, PLACES), (FlowersRecipe, FLOWERS)):
+        recipe(classes=len(drawn))
+        with pytest.raises(ValidationError, match=f"less than or equal to {len(drawn)}"):
+            recipe(classes=len(drawn) + 1)
+
+
+def test_flowers_differ_by_class_inside_the_margin_alone() -> None:
+    made = world()
+    for index in range(10):
+        images = [render_flower(made, flower, 1, index) for flower in FLOWERS]
+        for scene in images:
+            changed = (scene.image != scene.background).any(-1)
+            assert changed.mean() > 0.03
+            changed[8:-8, 8:-8] = False
+            assert not changed.any()
+            assert np.array_equal(scene.background, images[0].background)
+        # No flower is hidden under another's drawing: each pair of classes can be told apart.
+        for a, b in combinations(images, 2):
+            differs = np.abs(a.image.astype(int) - b.image).max(-1) > 30
+            assert differs.sum() > 0.2 * (b.image != b.background).any(-1).sum()
+
+
+def test_places_are_told_by_a_glance_at_their_composition() -> None:
+    made, rows, labels = world(), [], []
+    for label, place in enumerate(PLACES):
+        for index in range(24):
+            image = render_place(made, place, 1, 100 * label + index).image
+            small = cv2.resize(image, (12, 12), interpolation=cv2.INTER_AREA).astype(float).mean(-1)
+            rows.append(((small - small.mean()) / small.std()).ravel())
+            labels.append(label)
+    order = np.random.default_rng(0).permutation(len(labels))
+    features, truth = np.array(rows)[order], np.array(labels)[order]
+    half = len(order) // 2
+    model = LogisticRegression(C=0.1, max_iter=200).fit(features[:half], truth[:half])
+    score = model.score(features[half:], truth[half:])
+    assert 0.5 < score < 1, "far above chance (0.125), and not a trivial task"
+
+
+def test_without_contrast_neither_flower_nor_place_is_there() -> None:
+    made = world(contrast=0.0)
+    scene = render_flower(made, FLOWERS[0], 1, 0)
+    assert np.array_equal(scene.image, scene.background) and scene.image.std() > 5
+    images = [render_place(made, place, 1, 0).image for place in PLACES]
+    assert all(np.array_equal(image, images[0]) for image in images)
 
 
 @pytest.mark.parametrize("year", [2007, 2012])
@@ -203,6 +262,10 @@ def test_the_demo_recipe_is_the_default_and_bad_recipes_say_what_to_do(tmp_path:
         WorldRecipe(distinction="part_only")
     with pytest.raises(ValidationError, match=r"must not fall, got \[5, 2\]"):
         WorldRecipe.model_validate({"scene": {"objects": [5, 2]}})
+    with pytest.raises(ValidationError, match=r"loc\.classes is 40, but a body_and_part"):
+        WorldRecipe.model_validate({"imagenet_loc": {"classes": 40}})
+    with pytest.raises(ValidationError, match="must not exceed 1"):
+        WorldRecipe.model_validate({"openimages": {"group_share": 0.7, "depiction_share": 0.7}})
     path = tmp_path / "world.yaml"
     path.write_text("contrst: 0.5\n")
     with pytest.raises(InputError, match="contrast"):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from detransfer.console import InputError
+from detransfer.data.catalog import load_catalog
 from detransfer.data.extract import Part, extract
 from detransfer.data.index import BOX, read_index, write_index
 from detransfer.data.readers import read_dataset
@@ -26,7 +30,7 @@ ONE_SET = {"sets": {"val": {"annotations": "annotations/instances_val2017.json",
                             "images": "val2017"}}}  # fmt: skip
 
 
-def annotation(number: int, box: list[float], image: int = 139, **more: Any) -> dict[str, Any]:
+def annotation(number: int, box: list[float], image: Any = 139, **more: Any) -> dict[str, Any]:
     polygon = {"segmentation": [[1, 1, 2, 2, 3, 3]], "area": 1.5}
     entry = {"id": number, "image_id": image, "category_id": 18, "bbox": box, "iscrowd": 0}
     return {**entry, **polygon, **more}
@@ -91,7 +95,9 @@ def test_everything_arrives_in_the_index(
     expected = [[1, 2, 4, 6], [10.5, 5, 30.5, 15], [0, 0, 64, 48], [44, 20, 64, 48], [3, 3, 4, 4]]
     np.testing.assert_array_equal(index.objects[BOX], expected)
     assert index.objects["crowd"].tolist() == [False, False, True, False, False]
-    assert "instances_val2017.json: dropped 1 boxes of no area" in caplog.text
+    assert index.dropped == {"no area": 1}
+    assert "instances_val2017.json: annotation 4 has a box of no area" in caplog.text
+    assert "left out 1 objects: no area" in caplog.text
 
 
 def test_images_without_annotations_stay(root: Path) -> None:
@@ -110,7 +116,7 @@ def test_images_without_annotations_stay(root: Path) -> None:
         (annotation(77, [-1.5, 5, 5, 5]), "annotation 77 has a box that leaves its image"),
         (annotation(77, [9, 5, -4, 5]), "annotation 77 has an inverted box [x, y, w, h] [9.0, 5.0"),
         (annotation(77, [9, float("nan"), 4, 5]), "annotation 77 has a box that is not finite"),
-        (annotation(77, [9, 5, 4]), "annotation 77: bbox should be [x, y, width, height], got [9"),
+        (annotation(77, [9, 5, 4]), "annotation 77 has no bbox [x, y, width, height]: [9, 5, 4]"),
         (annotation(77, [1, 1, 5, 5], category_id=2), "annotation 77 has an unknown category"),
         (annotation(77, [1, 1, 5, 5], 140), "annotation 77 belongs to an unknown image"),
         (annotation(77, [1, 1, 5, 5], category_id=None),
@@ -124,6 +130,143 @@ def test_bad_annotations_are_named(root: Path, entry: dict[str, Any], message: s
         read_dataset("coco", root, ONE_SET)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
+
+
+def test_the_split_of_2014(tmp_path: Path) -> None:
+    """train2014, val2014 without val2017, and the images of val2017 under their older names."""
+    options = load_catalog().datasets["coco2014"].options
+    write_set(tmp_path, "train2014", {1: (20, 20)}, [annotation(1, [1, 1, 5, 5], 1)])
+    boxes = [annotation(10 + n, [n, 1, 5, 5], n) for n in (2, 3, 4)]
+    sizes = {2: (22, 20), 3: (23, 20), 4: (24, 20)}
+    path = write_set(
+        tmp_path, "val2014", sizes, [*boxes, annotation(3, [0, 0, 9, 9], 3, iscrowd=1)]
+    )
+    part = write_set(tmp_path, "val2017", {3: (23, 20)}, [])
+    index = read_dataset("coco", tmp_path, options)
+    write_index(tmp_path / "index", index)
+    assert index.images[["image_id", "path", "split"]].to_numpy().tolist() == [
+        [1, "train2014/000000000001.jpg", "train2014"],
+        [2, "val2014/000000000002.jpg", "valminusminival2014"],
+        [4, "val2014/000000000004.jpg", "valminusminival2014"],
+        [3, "val2014/000000000003.jpg", "minival2014"],
+    ]
+    assert index.objects[["image_id", "x1", "crowd"]].to_numpy().tolist() == [
+        [1, 1, False], [2, 2, False], [4, 4, False], [3, 3, False], [3, 0, True],
+    ]  # fmt: skip
+    change(path, "annotations", [annotation(12, [1, 1, 5, 5], 5)])
+    with pytest.raises(InputError, match="annotation 12 belongs to an unknown image"):
+        read_dataset("coco", tmp_path, options)
+    change(path, "annotations", [annotation(12, [1, 1, 5, 5], [3])])
+    with pytest.raises(InputError, match="annotation 12 belongs to an unknown image"):
+        read_dataset("coco", tmp_path, options)
+    change(path, "annotations", boxes)
+    change(part, "images", [{"id": 9, "file_name": "9.jpg", "width": 1, "height": 1}])
+    message = r"instances_val2014\.json: has no image 9, which annotations/instances_val2017\.json"
+    with pytest.raises(InputError, match=message):
+        read_dataset("coco", tmp_path, options)
+    part.unlink()
+    with pytest.raises(InputError, match=r"val2017\.json: there is no such annotation file"):
+        read_dataset("coco", tmp_path, options)
+
+
+def test_a_test_set_has_images_only(root: Path, tmp_path: Path) -> None:
+    path = write_set(root, "test2017", {1: (20, 20), 2: (9, 9)}, [])
+    content = {key: value for key, value in json.loads(path.read_text()).items()
+               if key != "annotations"}  # fmt: skip
+    content["images"] = content["images"][:1]  # test-dev is a part of the test set
+    (root / "annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
+    dev = {"annotations": "annotations/image_info_test-dev2017.json", "images": "test2017"}
+    sets = {**ONE_SET["sets"], "test-dev2017": {**dev, "labelled": False}}
+    write_index(tmp_path / "index", read_dataset("coco", root, {"sets": sets}))
+    index = read_index(tmp_path / "index")
+    assert index.split("test-dev2017").images["path"].tolist() == ["test2017/000000000001.jpg"]
+    assert index.split("test-dev2017").objects.empty
+    assert len(index.objects) == 4
+    only = read_dataset("coco", root, {"sets": {"t": sets["test-dev2017"]}})
+    write_index(tmp_path / "only", only)
+    assert only.objects.empty
+    with pytest.raises(InputError, match="has no list 'annotations'; is it an instances file"):
+        read_dataset("coco", root, {"sets": {"t": dev}})
+
+
+def test_bad_objects_are_left_out_and_counted(root: Path) -> None:
+    bad = [
+        annotation(71, [60, 5, 5.1, 5]),
+        annotation(72, [9, 5, -4, 5]),
+        annotation(73, [9, float("nan"), 4, 5]),
+        annotation(74, [9, 5, 4]),
+        annotation(75, [1, 1, 5, 5], category_id=2),
+        annotation(76, [1, 1, 5, 5], 140),
+        annotation(77, [1, 1, 5, 5], category_id="18"),
+        annotation(78, [1, 1, 0, 5]),
+        annotation(79, [1, "1", 4, 5], category_id=2),
+    ]
+    good = [annotation(n, [n, 2, 3, 4]) for n in (1, 2, 3)]
+    path = root / "annotations/instances_val2017.json"
+    change(path, "annotations", [good[0], *bad[:5], good[1], *bad[5:], good[2]])
+    index = read_dataset("coco", root, {**ONE_SET, "on_bad_object": "drop"})
+    assert index.objects[BOX].to_numpy().tolist() == [[n, 2, n + 3, 6] for n in (1, 2, 3)]
+    assert index.dropped == {
+        "inverted": 1, "no area": 1, "not a box": 1, "not finite": 1, "outside the image": 1,
+        "unknown class": 3, "unknown image": 1,
+    }  # fmt: skip
+    write_index(root / "index", index)
+    with pytest.raises(InputError, match=r"annotation 76 belongs .* set the reader's option"):
+        read_dataset("coco", root, ONE_SET)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("id", 2**31, "entry 1 of images (id 2147483648): id cannot be 2147483648"),
+        ("id", "139", "entry 1 of images (id 139): id cannot be '139'"),
+        ("id", [1], "entry 1 of images (id [1]): id cannot be [1]"),
+        ("width", 64.0, "entry 1 of images (id 139): width cannot be 64.0"),
+        ("file_name", 7, "entry 1 of images (id 139): file_name cannot be 7"),
+        ("id", 285, "image id 285 occurs twice"),
+    ],
+)
+def test_bad_images_are_named(root: Path, key: str, value: Any, message: str) -> None:
+    path = root / "annotations/instances_val2017.json"
+    images = json.loads(path.read_text())["images"]
+    images[0][key] = value
+    change(path, "images", images)
+    with pytest.raises(InputError) as caught:
+        read_dataset("coco", root, {**ONE_SET, "on_bad_object": "drop"})
+    assert str(caught.value) == f"{path}: {message}"
+
+
+ODD = st.sampled_from([0, 1, 2, 2.5, 5, 7, -1, 9, 1e9, 10**30, float("nan"), True, None, "1"])
+ENTRY = st.fixed_dictionaries(
+    {"id": st.integers(1, 3), "image_id": st.sampled_from([1, 2, 3, "1", 1.0, 2**40, True]),
+     "category_id": st.sampled_from([18, 1, 2, "18", 2**70]),
+     "bbox": st.one_of(st.lists(ODD, min_size=4, max_size=4), st.lists(ODD), ODD)},
+    optional={"iscrowd": st.sampled_from([0, 1])},
+)  # fmt: skip
+SOUND = st.builds(
+    lambda image, box: {"id": 9, "image_id": image, "category_id": 18, "bbox": box},
+    st.sampled_from([1, 2]), st.lists(st.integers(0, 4), min_size=4, max_size=4),
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.one_of(ENTRY, SOUND, SOUND), max_size=4), st.sampled_from(["fail", "drop"]))
+def test_any_annotations_make_a_valid_index_or_one_clear_line(
+    entries: list[dict[str, Any]], policy: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        path = write_set(root, "val2017", {1: (8, 9), 2: (7, 5)}, entries)
+        try:
+            index = read_dataset("coco", root, {**ONE_SET, "on_bad_object": policy})
+        except InputError as error:
+            assert policy == "fail" or "lacks" in str(error)
+            assert str(error).startswith(f"{path}: ")
+            assert len(str(error).splitlines()) == 1
+            return
+        write_index(root / "index", index)
+        assert len(index.objects) + sum(index.dropped.values()) == len(entries)
+        assert policy == "drop" or set(index.dropped) <= {"no area"}
 
 
 def test_bad_files_are_named(root: Path) -> None:

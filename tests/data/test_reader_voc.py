@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from detransfer.console import InputError
@@ -157,6 +160,88 @@ def test_bad_annotations_name_file_and_object(
     assert message in str(caught.value)
 
 
+def test_bad_objects_are_left_out_and_counted(root: Path, tmp_path: Path) -> None:
+    good = object_xml("dog", (2, 2, 5, 5))
+    bad = [
+        object_xml("catt", (1, 1, 5, 5)),
+        object_xml("cat", (9, 1, 5, 5)),
+        object_xml("cat", (1, 1, 51, 40)),
+        object_xml("cat", (0, 1, 5, 40)),
+        object_xml("cat", ("x", 1, 5, 40)),
+        object_xml("cat", (1, 1, 5, 5), "<difficult>yes</difficult>"),
+    ]
+    add_image(root, "VOC2007", "000012", good.join(["", *bad, ""]))
+    options = {**ONE_SET, "on_bad_object": "drop"}
+    write_index(tmp_path / "index", read_dataset("voc", root, options))
+    index = read_index(tmp_path / "index")
+    assert index.objects["class_id"].tolist() == [11] * 7
+    assert index.objects[BOX].to_numpy().tolist() == [[1, 1, 5, 5]] * 7
+    assert index.dropped == {
+        "inverted": 1, "not a number": 1, "outside the image": 2, "unknown class": 1,
+        "unknown flag": 1,
+    }  # fmt: skip
+    assert len(index.images) == 2
+    with pytest.raises(InputError, match=r"unknown class 'catt'.*'on_bad_object' to 'drop'"):
+        read_dataset("voc", root, ONE_SET)
+
+
+def test_faults_of_an_image_stop_the_reader_in_any_case(root: Path) -> None:
+    options = {**ONE_SET, "on_bad_object": "drop"}
+    path = add_image(root, "VOC2007", "000012", "")
+    for content, message in [
+        (b"", "malformed XML"),
+        (b"<annotation/>", "<size/width> should be a number"),
+        (b"\xff\xfe<\0", "malformed XML"),
+        (b"<?xml version='1.0' encoding='martian'?><a/>", "not readable|malformed XML"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            read_dataset("voc", root, options)
+        assert str(caught.value).startswith(str(path))
+    with pytest.raises(InputError, match="on_bad_object: Input should be 'fail' or 'drop'"):
+        read_dataset("voc", root, {"on_bad_object": "ignore"})
+
+
+def test_lists_and_annotations_in_other_encodings(root: Path) -> None:
+    path = add_image(root, "VOC2007", "größe", object_xml("cat", (1, 1, 5, 5)))
+    text = path.read_text().replace("\n", "\r\n")
+    path.write_bytes(("<?xml version='1.0' encoding='utf-16'?>" + text).encode("utf-16"))
+    lists = root / "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"
+    lists.write_bytes("\ufeffgröße\r\n\r\n000007  \r\n".encode())
+    index = read_dataset("voc", root, ONE_SET)
+    assert [Path(p).stem for p in index.images["path"]] == ["größe", "000007"]
+    assert len(index.objects) == 1
+    lists.write_bytes("000007\ngröße\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"trainval\.txt: line 2: not UTF-8 text"):
+        read_dataset("voc", root, ONE_SET)
+
+
+NUMBER = st.sampled_from(["1", "2", "8", "9", "0", "-3", "2.5", "nan", "inf", "", "x"])
+OBJECT = st.tuples(st.sampled_from(["cat", "dog", "gnu", ""]), st.tuples(*[NUMBER] * 4))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(OBJECT, max_size=4), st.sampled_from(["fail", "drop"]))
+def test_any_objects_make_a_valid_index_or_one_clear_line(
+    objects: list[tuple[str, tuple[str, ...]]], policy: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        content = "".join(object_xml(kind, box) for kind, box in objects)
+        path = add_image(root, "VOC2007", "000001", content, (8, 9))
+        add_set(root, "VOC2007/trainval", ["000001"])
+        try:
+            index = read_dataset("voc", root, {**ONE_SET, "on_bad_object": policy})
+        except InputError as error:
+            assert policy == "fail"
+            assert str(error).startswith(f"{path}: ")
+            assert len(str(error).splitlines()) == 1
+            return
+        write_index(root / "index", index)
+        assert len(index.objects) + sum(index.dropped.values()) == len(objects)
+        assert policy == "drop" or not index.dropped
+
+
 def test_bad_files_are_named(root: Path) -> None:
     devkit = root / "VOCdevkit/VOC2007"
 
@@ -184,11 +269,11 @@ def test_bad_sets_are_named(root: Path) -> None:
     fails("sets.a: expected '<folder>/<set>', got 'trainval'", {"a": "trainval"})
     fails("image 000012 is in 'a' and in 'b'", {"a": "VOC2007/trainval", "b": "VOC2007/trainval"})
     add_set(root, "VOC2007/test", ["000013 -1"])
-    fails(r"test\.txt: line 1: expected one image name, got '000013 -1'", {"a": "VOC2007/test"})
+    fails(r"test\.txt: line 1: expected one name, got '000013 -1'", {"a": "VOC2007/test"})
     add_set(root, "VOC2007/test", ["000013", "000013"])
-    fails("names an image twice", {"a": "VOC2007/test"})
+    fails(r"test\.txt: line 2: '000013' is in line 1 already", {"a": "VOC2007/test"})
     add_set(root, "VOC2007/test", [])
-    fails(r"test\.txt: split 'a' is empty", {"a": "VOC2007/test"})
+    fails(r"test\.txt: the list of split 'a' is empty", {"a": "VOC2007/test"})
     with pytest.raises(InputError, match="keep: unknown class 'catt'; did you mean 'cat'"):
         read_dataset("voc", root, {"keep": ["catt"]})
     with pytest.raises(InputError, match="there is no such folder; extract"):

@@ -1,7 +1,5 @@
 # Image classification: fine-tune and classify (the paper's section 4.3).
-CLASSIFICATION = (
-    RESULTS / "classification" / "{target}" / "{pretraining}" / "seed{seed}"
-)
+CLASSIFICATION = RESULTS / "classification" / "{target}" / "{pretraining}" / "seed{seed}"
 
 
 use rule pretrain_classifier as finetune_classifier with:
@@ -28,9 +26,7 @@ use rule pretrain_classifier as finetune_classifier with:
         index=target_index_folder,
         splits=lambda wildcards: target_dataset(wildcards).train_splits,
         seed="{seed}",
-        state=str(
-            STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"
-        ),
+        state=str(STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
 
 

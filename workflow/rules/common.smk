@@ -13,6 +13,7 @@ os.environ.update(PYTHONPATH=str(REPOSITORY / "src"))  # jobs need no installed 
 
 from detransfer.console import InputError
 from detransfer.data.datasets import study_datasets
+from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
 from detransfer.recipes import check_recipes
 from detransfer.study import Imported, Untrained, load_study
@@ -43,25 +44,36 @@ wildcard_constraints:
     seed=one_of(str(seed) for seed in STUDY.seeds),
 
 
-def code(program):
+def code(program, loaded=None):
     """The program and every module that it imports: an edit makes stale what used it."""
-    files = imported_files(
-        REPOSITORY / "scripts" / f"{program}.py", REPOSITORY / "src/detransfer"
-    )
-    return [os.path.relpath(file) for file in files]
+    script, package = REPOSITORY / "scripts" / f"{program}.py", REPOSITORY / "src/detransfer"
+    return [os.path.relpath(file) for file in imported_files(script, package, loaded)]
+
+
+def index_code(wildcards):
+    """What an index depends on: of all readers, the one for the data set's format."""
+    reader = READERS[DATASETS[wildcards.dataset].reader]
+    return code("index", {"detransfer.data.readers": [reader]})
+
+
+def images(dataset):
+    """The folder of a data set's files: a given one, or that of its extracted archives."""
+    return DATASETS[dataset].folder or DATA / dataset
 
 
 def index_folder(dataset):
     return DATA / "index" / dataset
 
 
+def index_files(dataset):
+    """The three files of an index; those that some readers add lie beside them."""
+    names = ("images.parquet", "objects.parquet", "classes.csv")
+    return [index_folder(dataset) / name for name in names]
+
+
 def index(dataset):
     """The files of an index, and the images they speak of."""
-    folder = index_folder(dataset)
-    tables = [
-        folder / name for name in ("images.parquet", "objects.parquet", "classes.csv")
-    ]
-    return {"index": tables, "images": DATA / dataset}
+    return {"index": index_files(dataset), "images": images(dataset)}
 
 
 def checked_index(dataset):
@@ -142,6 +154,7 @@ def runs(task, file):
 
 
 def tables_and_figures():
+    """All that a study makes; the runs' metrics too, so that a lost one is made again."""
     made = [f"datasets/{name}/statistics.png" for name in STUDY.described]
     if STUDY.described:
         made += ["table1.csv"]
@@ -149,4 +162,5 @@ def tables_and_figures():
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
     if STUDY.targets_of("classification"):
         made += ["table5.csv"]
-    return [RESULTS / name for name in made]
+    metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")
+    return [RESULTS / name for name in made] + metrics

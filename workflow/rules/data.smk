@@ -23,9 +23,10 @@ if STUDY.render_world:
             runtime=STUDY.resources.data.runtime,
         params:
             mirror=STUDY.mirror,
+            archives=ARCHIVES,
         shell:
             "python scripts/render_world.py --recipe {input.recipe} --output {params.mirror} "
-            "--contact-sheet {output.sheet} 2> {log}"
+            "--archives {params.archives} --contact-sheet {output.sheet} 2> {log}"
 
 
 rule fetch:
@@ -81,8 +82,7 @@ rule extract:
 
 rule check_dataset:
     input:
-        tables=lambda wildcards: index(wildcards.dataset)["index"],
-        images=DATA / "{dataset}",
+        unpack(lambda wildcards: index(wildcards.dataset)),
         code=code("check_dataset"),
     output:
         RESULTS / "datasets" / "{dataset}" / "check.csv",
@@ -108,7 +108,7 @@ rule check_dataset:
 
 rule describe_dataset:
     input:
-        tables=lambda wildcards: index(wildcards.dataset)["index"],
+        tables=lambda wildcards: index_files(wildcards.dataset),
         code=code("describe_dataset"),
     output:
         statistics=RESULTS / "datasets" / "{dataset}" / "statistics.csv",
@@ -140,10 +140,10 @@ rule describe_dataset:
 
 rule index:
     input:
-        images=DATA / "{dataset}",
-        code=code("index"),
+        images=lambda wildcards: images(wildcards.dataset),
+        code=index_code,
     output:
-        index("{dataset}")["index"],
+        index_files("{dataset}"),
     log:
         LOGS / "index" / "{dataset}.log",
     benchmark:

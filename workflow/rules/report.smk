@@ -48,7 +48,7 @@ use rule table2 as table5 with:
 
 rule table1:
     input:
-        tables=[index(name)["index"] for name in STUDY.described],
+        tables=[index_files(name) for name in STUDY.described],
         published=STUDY.published / "table1.csv",
         code=code("table1"),
     output:

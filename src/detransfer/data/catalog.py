@@ -48,10 +48,13 @@ class Archive(Strict):
 
 
 class Dataset(Strict):
-    """One data set: its archives, who reads them, and its official splits."""
+    """One data set: its archives or its folder, who reads them, and its official splits."""
 
     reader: str = Field(description="format: a name in detransfer.data.formats.READERS")
-    archives: tuple[str, ...] = Field(min_length=1, description="keys of `archives`")
+    archives: tuple[str, ...] = Field((), description="keys of `archives`")
+    folder: Path | None = Field(
+        None, description="a folder that is already extracted, instead of archives"
+    )
     options: dict[str, Any] = Field({}, description="options of the reader")
     train_splits: tuple[str, ...] = Field(min_length=1, description="splits to train on")
     eval_split: str = Field(description="split to evaluate on")
@@ -60,6 +63,12 @@ class Dataset(Strict):
     def _reader_exists(self) -> Dataset:
         if self.reader not in READERS:
             raise ValueError(f"unknown reader {self.reader!r}{suggest(self.reader, READERS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Dataset:
+        if bool(self.archives) == (self.folder is not None):
+            raise ValueError("give either `archives` or the `folder` of an extracted data set")
         return self
 
 

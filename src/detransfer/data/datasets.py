@@ -16,16 +16,14 @@ def study_datasets(study: Study) -> dict[str, Dataset]:
     """
     catalog = load_catalog()
     used = {
-        **{f"pretrainings.{name}": p.dataset for name, p in study.trained.items()},
-        **{f"targets.{name}": target.dataset for name, target in study.targets.items()},
+        **{f"pretrainings.{name}.dataset": p.dataset for name, p in study.trained.items()},
+        **{f"targets.{name}.dataset": target.dataset for name, target in study.targets.items()},
         **{f"described.{name}": name for name in study.described},
     }
     known = {**catalog.datasets, **study.datasets}
     for place, name in used.items():
         if name not in known:
-            raise InputError(
-                f"{place}.dataset: there is no data set {name!r}{suggest(name, known)}"
-            )
+            raise InputError(f"{place}: there is no data set {name!r}{suggest(name, known)}")
     for name in study.datasets:
         if name not in used.values():
             hint = suggest(name, set(used.values()))
@@ -38,6 +36,8 @@ def _dataset(catalog: Catalog, study: Study, name: str) -> Dataset:
     base = catalog.datasets.get(name)
     content = base.model_dump() if base else {"options": {}}
     given = change.model_dump(exclude_none=True, exclude={"options"})
+    if change.folder is not None and change.archives is None:
+        given["archives"] = ()  # the folder takes the place of the catalog's archives
     options = {**content["options"], **change.options}
     dataset = validate(Dataset, {**content, **given, "options": options}, f"datasets.{name}")
     for archive in dataset.archives:
@@ -46,5 +46,7 @@ def _dataset(catalog: Catalog, study: Study, name: str) -> Dataset:
                 f"datasets.{name}.archives: unknown archive {archive!r}"
                 f"{suggest(archive, catalog.archives)}"
             )
+    if dataset.folder is not None and not dataset.folder.is_dir():
+        raise InputError(f"datasets.{name}.folder: there is no folder {dataset.folder}")
     check_options(dataset.reader, dataset.options)
     return dataset

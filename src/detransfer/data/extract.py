@@ -20,6 +20,7 @@ from detransfer.console import InputError
 
 log = logging.getLogger(__name__)
 TAR = (".tar", ".tar.gz", ".tgz")
+PLAIN = (".csv", ".json", ".mat", ".txt")  # some owners publish single files beside archives
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
 
 
@@ -35,9 +36,9 @@ def extract(parts: Sequence[Part], output: Path) -> None:
     """Unpack archives into ``output``, which appears whole at the end or not at all.
 
     A tar inside a tar (ImageNet's training images) is unpacked into a folder of its name without
-    ``.tar``. An earlier ``output`` is replaced. Raises InputError for an archive that is missing,
-    truncated or of an unknown kind, and for a member that is a link or a device or that would leave
-    the folder.
+    ``.tar``; a plain file (labels, lists) is copied. An earlier ``output`` is replaced. Raises
+    InputError for an archive that is missing, truncated or of an unknown kind, and for a member
+    that is a link or a device or that would leave the folder.
     """
     temporary = output.with_name(f".{output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
@@ -83,8 +84,12 @@ def _members(archive: Path, folder: Path) -> Iterator[str]:
             yield from _extract_tar(file, str(archive), folder)
     elif archive.suffix == ".zip":
         yield from _extract_zip(archive, folder)
+    elif archive.suffix in PLAIN:
+        shutil.copyfile(archive, folder / archive.name)
+        yield archive.name
     else:
-        raise InputError(f"{archive}: unknown kind of archive; known: {', '.join(TAR)}, .zip")
+        known = ", ".join((*TAR, ".zip", *PLAIN))
+        raise InputError(f"{archive}: unknown kind of archive; known: {known}")
 
 
 def _extract_tar(file: IO[bytes], name: str, folder: Path) -> Iterator[str]:

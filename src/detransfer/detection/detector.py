@@ -161,12 +161,17 @@ class ScaleAwareHead(RoIHeads):
         )
 
     def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
-        """Add the objects within the chip's range to its proposals, then sample and label them."""
-        proposals = [
-            torch.cat([boxes, target["boxes"][in_range(target["boxes"], target["valid_range"])]])
-            for boxes, target in zip(proposals, targets, strict=True)
-        ]
-        return super().select_training_samples(proposals, targets)
+        """Add the objects within the chip's range to its proposals, then sample and label them.
+
+        A chip left without any gets itself as one (the authors fill up with arbitrary boxes).
+        """
+        rois = []
+        for boxes, target in zip(proposals, targets, strict=True):
+            objects = target["boxes"]
+            boxes = torch.cat([boxes, objects[in_range(objects, target["valid_range"])]])
+            height, width = target["size"].tolist()
+            rois.append(boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]]))
+        return super().select_training_samples(rois, targets)
 
     def add_gt_proposals(self, proposals: list[Tensor], gt_boxes: list[Tensor]) -> list[Tensor]:
         return proposals  # select_training_samples has added those of the right size
@@ -176,7 +181,7 @@ class ScaleAwareHead(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return each image's boxes, scores and labels above the score threshold, unsuppressed."""
         counts = [len(boxes) for boxes in proposals]
-        boxes = self.box_coder.decode(box_regression[:, :4], proposals)[:, 0]
+        boxes = self.box_coder.decode(box_regression[:, :4], proposals).reshape(-1, 4)
         scores = torch.softmax(class_logits, -1)[:, 1:]
         result: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         for box, score, size in zip(

@@ -20,6 +20,7 @@ from torchvision.ops import batched_nms
 from torchvision.transforms.v2 import functional as transform
 
 from detransfer.backbone import build, mean_colour, read_weights
+from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
@@ -57,7 +58,10 @@ def load_detector(path: Path) -> tuple[Detector, list[str]]:
     recipe = validate(DetectionRecipe, header.get("recipe", {}), f"{path}: recipe in the header")
     backbone = build(architecture_of(header, path), 0, recipe.backbone.output_stride)
     detector = Detector(backbone, len(header["classes"]), recipe)
-    detector.load_state_dict(state)
+    try:
+        detector.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its parameters are not those of its header: {error}") from error
     return detector, header["classes"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -31,32 +33,52 @@ class Scene:
     ignored: np.ndarray
 
 
-def scenes(index: Index) -> list[Scene]:
+class Scenes(Sequence[Scene]):
+    """The scenes of an index, each made when it is asked for (see :func:`scenes`)."""
+
+    def __init__(self, index: Index) -> None:
+        index = index.in_order()
+        objects, offsets = index.objects, index.offsets
+        self.root, self.paths = index.root, index.images["path"].array
+        self.sizes = index.images[["width", "height"]].to_numpy()
+        self.boxes = [objects[name].to_numpy() for name in BOX]
+        self.class_ids = objects["class_id"].to_numpy()
+        self.ignored = np.zeros(len(objects), bool)
+        for flag in ("difficult", "crowd", "group_of"):
+            self.ignored |= objects[flag].to_numpy()
+        filled = np.flatnonzero(offsets[1:] > offsets[:-1])
+        learnt = ~self.ignored
+        some = np.logical_or.reduceat(learnt, offsets[filled]) if len(filled) else learnt[:0]
+        self.rows = filled[some]
+        self.offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Scene]: ...
+
+    def __getitem__(self, number: int | slice) -> Scene | list[Scene]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        row = self.rows[number]
+        own = slice(self.offsets[row], self.offsets[row + 1])
+        boxes = np.stack([side[own] for side in self.boxes], axis=1)
+        width, height = (int(side) for side in self.sizes[row])
+        path = self.root / self.paths[row]
+        return Scene(path, (width, height), boxes, self.class_ids[own], self.ignored[own])
+
+
+def scenes(index: Index) -> Sequence[Scene]:
     """Return the images of an index that have an object to learn, in its order.
 
     Difficult, crowd and group-of objects are not learnt (the authors drop them); images without
     any other object are left out, as in the authors' code.
     """
-    result = []
-    by_image = dict(iter(index.objects.groupby("image_id", sort=False)))
-    columns = (index.images[name] for name in ("image_id", "path", "width", "height"))
-    for image_id, path, width, height in zip(*columns, strict=True):
-        objects = by_image.get(image_id)
-        if objects is None:
-            continue
-        ignored = objects[["difficult", "crowd", "group_of"]].any(axis=1).to_numpy()
-        if ignored.all():
-            continue
-        result.append(
-            Scene(
-                path=index.root / path,
-                size=(int(width), int(height)),
-                boxes=objects[BOX].to_numpy(np.float32),
-                class_ids=objects["class_id"].to_numpy(),
-                ignored=ignored,
-            )
-        )
-    return result
+    return Scenes(index)
 
 
 def chip_scale(recipe: ScaleRecipe) -> ChipScale:
@@ -83,7 +105,7 @@ class ChipDataset(Dataset[Example]):
     """
 
     def __init__(
-        self, images: list[Scene], plan: ChipPlan, pad: Tensor, seed: int, epoch: int
+        self, images: Sequence[Scene], plan: ChipPlan, pad: Tensor, seed: int, epoch: int
     ) -> None:
         self.images, self.plan, self.pad = images, plan, pad
         self.chips: list[tuple[int, bool, Chip]] = []

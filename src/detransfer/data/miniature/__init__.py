@@ -5,8 +5,13 @@
 ``textures``    tileable textures, colours and backgrounds
 ``objects``     one object as a sprite: colour, coverage, mask
 ``scenes``      images with objects, occlusion and truncation, keyed by (seed, stream, index)
-``annotations`` VOC XML, COCO JSON and the ImageNet development kit
-``archives``    the archives themselves, equal byte for byte for equal recipes
+``places``      images that are classified by their composition
+``flowers``     images of one flower, in classes that differ little
+``annotations`` VOC XML, ImageNet XML, COCO JSON and the ImageNet development kits
+``packing``     image files, tar, zip and MAT-files of fixed bytes
+``imagenet``, ``coco``, ``openimages``, ``voc``, ``classification``
+                the archives of each owner
+``archives``    any choice of all archives, equal byte for byte for equal recipes
 
 Nothing here needs torch.
 """

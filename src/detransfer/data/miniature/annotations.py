@@ -6,7 +6,6 @@ hidden by other objects included (``SceneObject.box``); masks and areas follow t
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape
@@ -14,9 +13,9 @@ from xml.sax.saxutils import escape
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import savemat
 
-from detransfer.data.miniature.scenes import SceneObject
+from detransfer.data.miniature.packing import matlab
+from detransfer.data.miniature.scenes import Scene, SceneObject
 from detransfer.data.miniature.world import ClassSpec
 
 # Flags of VOC: cut by the frame; hidden in part; hard to see at all (too small, or mostly hidden).
@@ -36,18 +35,19 @@ def difficult(item: SceneObject) -> bool:
 
 def voc_xml(
     year: int, filename: str, size: tuple[int, int], objects: Sequence[SceneObject],
-    classes: Sequence[ClassSpec],
+    classes: Sequence[ClassSpec], segmented: bool = False,
 ) -> str:  # fmt: skip
     """Return one VOC annotation; boxes are 1-based and inclusive. ``size``: (height, width).
 
-    The occlusion flag exists since 2008: it is written for years after 2007.
+    ``segmented``: whether the image has masks. The occlusion flag exists since 2008: it is written
+    for years after 2007.
     """
     parts = [
         f"<annotation>\n\t<folder>VOC{year}</folder>\n\t<filename>{escape(filename)}</filename>\n"
         f"\t<source>\n\t\t<database>The VOC{year} Database</database>\n"
         f"\t\t<annotation>PASCAL VOC{year}</annotation>\n\t\t<image>rendered</image>\n\t</source>\n"
         f"\t<size>\n\t\t<width>{size[1]}</width>\n\t\t<height>{size[0]}</height>\n"
-        "\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>\n"
+        f"\t\t<depth>3</depth>\n\t</size>\n\t<segmented>{segmented:d}</segmented>\n"
     ]
     for item in objects:
         x1, y1, x2, y2 = item.box
@@ -133,8 +133,44 @@ def imagenet_meta(classes: Sequence[ClassSpec], wnids: Sequence[str], train: int
         numbers = np.array([below], dtype=float) if below else np.zeros((0, 0))
         synsets[row, 0] = (float(row + 1), wnids[row], name, f"a rendered {name}",
                            float(len(below)), numbers, float(height), float(images))  # fmt: skip
-    buffer = io.BytesIO()
-    savemat(buffer, {"synsets": synsets})
-    content = buffer.getvalue()
-    # The first 116 bytes are a free text that would hold the time of writing.
-    return b"MATLAB 5.0 MAT-file, miniature world".ljust(116) + content[116:]
+    return matlab({"synsets": synsets})
+
+
+def imagenet_meta_det(classes: Sequence[tuple[str, str]]) -> bytes:
+    """Return ``meta_det.mat`` of the ILSVRC 2014 development kit: 1 x n structs, ids from 1.
+
+    ``classes``: WNID and name of each.
+    """
+    fields = ("ILSVRC2014_DET_ID", "WNID", "name", "description")
+    synsets = np.zeros((1, len(classes)), dtype=[(field, object) for field in fields])
+    for row, (wnid, name) in enumerate(classes):
+        synsets[0, row] = (float(row + 1), wnid, name, f"a rendered {name}")
+    return matlab({"synsets": synsets})
+
+
+def imagenet_xml(
+    folder: str, filename: str, scene: Scene, names: Sequence[str], database: str = "ImageNet"
+) -> str:
+    """Return one annotation of ImageNet; boxes count from 0 and are inclusive.
+
+    ``filename`` has no ending, as in the official files; ``names``: WNID of each class id.
+    """
+    height, width = scene.instances.shape
+    parts = [
+        f"<annotation>\n\t<folder>{folder}</folder>\n\t<filename>{escape(filename)}</filename>\n"
+        f"\t<source>\n\t\t<database>{database}</database>\n\t</source>\n"
+        f"\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n"
+        "\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>\n"
+    ]
+    for item in scene.objects:
+        x1, y1, x2, y2 = item.box
+        parts.append(
+            f"\t<object>\n\t\t<name>{names[item.class_id]}</name>\n"
+            "\t\t<pose>Unspecified</pose>\n"
+            f"\t\t<truncated>{item.truncated_share > TRUNCATED_ABOVE:d}</truncated>\n"
+            f"\t\t<difficult>{difficult(item):d}</difficult>\n\t\t<bndbox>\n"
+            f"\t\t\t<xmin>{x1}</xmin>\n\t\t\t<ymin>{y1}</ymin>\n"
+            f"\t\t\t<xmax>{x2 - 1}</xmax>\n\t\t\t<ymax>{y2 - 1}</ymax>\n"
+            "\t\t</bndbox>\n\t</object>\n"
+        )
+    return "".join(parts) + "</annotation>\n"

@@ -15,6 +15,7 @@ from detransfer.data.miniature.world import ClassSpec
 
 _FRACTION_BITS = 4  # OpenCV's fixed point: vertices are placed to 1/16 pixel
 _JITTER = 0.08  # relative deviation of a body's proportions within its class
+POSTER_MARGIN = 0.16  # free room around an object on a poster, as a share of the object's size
 _EXTENT_JITTER = 0.015  # classes told apart by extent alone are 11 % apart
 
 
@@ -144,6 +145,28 @@ def paint(rng: np.random.Generator, sprite: Sprite, spec: ClassSpec, size: float
     for polygon, tone in sprite.pose.front:
         fill(surface, polygon, tones[tone])
     return surface * _shade(rng, sprite.alpha, size)[..., None]
+
+
+def draw_poster(
+    rng: np.random.Generator,
+    canvas: Floats,
+    window: tuple[int, int, int, int],
+    size: float,
+    colour: Floats,
+) -> Floats:
+    """Paint a framed sheet of paper around ``window`` (y1, y2, x1, x2) of a canvas, in place.
+
+    Returns ``colour``, the object's own (h, w, 3), as a print in one ink on that paper.
+    """
+    paper, ink = rng.uniform(205, 240, 3), rgb(rng.uniform(0, 1), 0.6, rng.uniform(0.2, 0.4))
+    frame = rgb(rng.uniform(0, 1), rng.uniform(0.2, 0.6), rng.uniform(0.15, 0.5))
+    for share, tone in ((0.8, frame), (0.5, paper)):
+        margin = round(share * POSTER_MARGIN * size)
+        y1, x1 = (max(window[k] - margin, 0) for k in (0, 2))
+        y2, x2 = window[1] + margin, window[3] + margin
+        canvas[y1:y2, x1:x2] = tone
+    depth = np.clip(colour.mean(-1, keepdims=True) / 230, 0, 1)
+    return np.asarray(ink + (0.9 * paper - ink) * depth, dtype=np.float32)
 
 
 def _tones(

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detransfer.data.miniature.objects import Sprite, draw_pose, draw_sprite, paint
+from detransfer.data.miniature.objects import (
+    POSTER_MARGIN,
+    Sprite,
+    draw_pose,
+    draw_poster,
+    draw_sprite,
+    paint,
+)
 from detransfer.data.miniature.textures import Bytes, Floats, background, sensor_noise
 from detransfer.data.miniature.world import ClassSpec, World
 
@@ -18,7 +25,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 _TRIES = 12  # placements of one object before it is left out
 # Classification images keep whole 8-pixel JPEG blocks free of the object, so that compression
 # cannot carry anything about the class to the border.
-_MARGIN = 8
+MARGIN = 8
 # Shorter sides as a share of image_size; 128-pixel worlds have 128, 112 and 96.
 _SHARES = (1.0, 0.875, 0.75)
 
@@ -33,6 +40,7 @@ class SceneObject:
     ``visible_share``: share of ``mask`` that no later object covers.
     ``truncated_share``: share of the object outside the frame.
     ``crowd``: many small objects under one annotation.
+    ``depiction``: the object is drawn on a poster.
     """
 
     class_id: int
@@ -41,6 +49,7 @@ class SceneObject:
     visible_share: float
     truncated_share: float
     crowd: bool = False
+    depiction: bool = False
 
     def full_mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask in the frame of the image, (height, width)."""
@@ -74,6 +83,7 @@ class _Placed:
     window: tuple[int, int, int, int]
     offset: tuple[int, int]
     group: int
+    poster: bool = False
 
     def crop(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """Cut an array of the sprite's size to the part inside the frame."""
@@ -84,7 +94,7 @@ class _Placed:
 
 def image_size(world: World, stream: int, index: int, classification: bool) -> tuple[int, int]:
     """Return (height, width): the aspect varies, and depends on nothing but the index."""
-    rng = _rng(world, stream, index, 0)
+    rng = generator(world, stream, index, 0)
     full = world.recipe.image_size
     short = round(full * _SHARES[rng.integers(len(_SHARES))])
     if classification:
@@ -101,36 +111,43 @@ def render_classification(world: World, spec: ClassSpec | None, stream: int, ind
     Image size, background and scale are the same for every class.
     """
     height, width = image_size(world, stream, index, classification=True)
-    rng = _rng(world, stream, index, 1)
+    rng = generator(world, stream, index, 1)
     placed: list[_Placed] = []
     if spec is not None:
-        longest = min(height, width) - 2 * _MARGIN - 4
+        longest = min(height, width) - 2 * MARGIN - 4
         size = float(longest * rng.uniform(0.5, 1.0))
         pose, extent = draw_pose(rng, spec, size, world.recipe.rotation)
-        room = np.array([width, height]) - extent - 2 * (_MARGIN + 2)
-        centre = _MARGIN + 2 + extent / 2 + rng.uniform(0, 1, 2) * room
+        room = np.array([width, height]) - extent - 2 * (MARGIN + 2)
+        centre = MARGIN + 2 + extent / 2 + rng.uniform(0, 1, 2) * room
         placed.append(_place(spec, 0, size, draw_sprite(pose, centre), (height, width), 0))
     return _compose(world, placed, [False], height, width, stream, index)
 
 
 def render_scene(
-    world: World, classes: Sequence[ClassSpec], stream: int, index: int, crowd_share: float = 0.0
+    world: World,
+    classes: Sequence[ClassSpec],
+    stream: int,
+    index: int,
+    crowd_share: float = 0.0,
+    depiction_share: float = 0.0,
 ) -> Scene:
     """Render an image with several objects of the given classes.
 
     Later objects hide earlier ones, but none further than the recipe allows; a candidate that
     finds no place is left out, so that every object in the image is annotated.
-    ``crowd_share``: probability that a crowd of tiny objects stands behind all others.
+    ``crowd_share``: probability that a crowd of tiny objects stands behind all others;
+    ``depiction_share``: probability that a poster with a drawn object hangs there instead.
     """
     height, width = image_size(world, stream, index, classification=False)
-    rng = _rng(world, stream, index, 1)
+    rng = generator(world, stream, index, 1)
     scene = world.recipe.scene
     placer = _Placer(world, height, width)
     crowds: list[bool] = []
-    if rng.random() < crowd_share:
+    behind = rng.random()
+    if behind < crowd_share + depiction_share:
         class_id = int(rng.integers(len(classes)))
-        placer.crowd(rng, classes[class_id], class_id)
-        crowds.append(True)
+        crowds.append(behind < crowd_share)
+        (placer.crowd if crowds[0] else placer.depict)(rng, classes[class_id], class_id)
     class_id = int(rng.integers(len(classes)))
     low, high = np.log(scene.size[0]), np.log(scene.size[1])
     for _ in range(int(rng.integers(scene.objects[0], scene.objects[1] + 1))):
@@ -188,6 +205,16 @@ class _Placer:
                 frame = (self.height, self.width)
                 self._commit(_place(spec, class_id, size, sprite, frame, 0))
 
+    def depict(self, rng: np.random.Generator, spec: ClassSpec, class_id: int) -> None:
+        """Hang a poster with one object on it, whole, behind everything that follows."""
+        size = float(min(self.height, self.width) * rng.uniform(0.3, 0.5))
+        pose, extent = draw_pose(rng, spec, size, self.recipe.rotation)
+        low = extent / 2 + POSTER_MARGIN * size
+        centre = rng.uniform(low, np.array([self.width, self.height]) - low)
+        drawn = draw_sprite(pose, centre)
+        placed = _place(spec, class_id, size, drawn, (self.height, self.width), 0)
+        self._commit(replace(placed, poster=True))
+
     def _fits(self, candidate: _Placed, least: float) -> bool:
         """Tell whether enough is inside, and every object it hides still shows ``least``."""
         mask = candidate.crop(candidate.sprite.mask)
@@ -217,7 +244,7 @@ class _Placer:
         self.placed.append(placed)
 
 
-def _rng(world: World, stream: int, index: int, purpose: int) -> np.random.Generator:
+def generator(world: World, stream: int, index: int, purpose: int) -> np.random.Generator:
     """Return the generator of one purpose (0 frame, 1 objects, 2 background, 3 noise, 4 paint)."""
     return np.random.default_rng((world.recipe.seed, stream, index, purpose))
 
@@ -250,15 +277,17 @@ def _compose(
     """Paint the objects over the background; noise covers both."""
     recipe = world.recipe
     clutter = recipe.scene.clutter
-    ground = background(_rng(world, stream, index, 2), height, width, clutter, world.unit)
-    noise = sensor_noise(_rng(world, stream, index, 3), height, width)
+    ground = background(generator(world, stream, index, 2), height, width, clutter, world.unit)
+    noise = sensor_noise(generator(world, stream, index, 3), height, width)
     canvas = ground.copy()
     instances = np.full((height, width), -1, np.int16)
-    rng = _rng(world, stream, index, 4)
+    rng = generator(world, stream, index, 4)
     for item in placed:
         colour = item.crop(paint(rng, item.sprite, item.spec, item.size))
         cover = item.crop(item.sprite.alpha)[..., None] * np.float32(1 / 255)
         y1, y2, x1, x2 = item.window
+        if item.poster:
+            colour = draw_poster(rng, canvas, item.window, item.size, colour)
         region = canvas[y1:y2, x1:x2]
         region += (colour - region) * cover
         instances[y1:y2, x1:x2][item.crop(item.sprite.mask)] = item.group
@@ -266,6 +295,17 @@ def _compose(
         canvas = ground + np.float32(recipe.contrast) * (canvas - ground)
     objects = _annotate(placed, crowds, instances)
     return Scene(_to_bytes(canvas + noise), _to_bytes(ground + noise), instances, objects)
+
+
+def finish(world: World, ground: Floats, canvas: Floats, stream: int, index: int) -> Scene:
+    """Return a scene without boxes: ``canvas`` before its ``ground``, both with one noise.
+
+    Both are (h, w, 3) in 0..255.
+    """
+    height, width = ground.shape[:2]
+    noise = sensor_noise(generator(world, stream, index, 3), height, width)
+    nothing = np.full((height, width), -1, np.int16)
+    return Scene(_to_bytes(canvas + noise), _to_bytes(ground + noise), nothing, ())
 
 
 def _to_bytes(image: Floats) -> Bytes:
@@ -305,4 +345,5 @@ def _describe(
         visible_share=shown / inside,
         truncated_share=0.0 if crowd else 1 - inside / whole,
         crowd=crowd,
+        depiction=items[0].poster,
     )

@@ -46,7 +46,7 @@ class CocoRecipe(Strict):
     classes: int = Field(
         default=12, ge=2, description="classes: the first of the classification source"
     )
-    train: int = Field(default=1500, ge=1, description="training images")
+    train: int = Field(default=1200, ge=1, description="training images")
     val: int = Field(default=150, ge=1, description="validation images")
     crowd_share: float = Field(
         default=0.04,
@@ -56,13 +56,57 @@ class CocoRecipe(Strict):
     )
 
 
+class OpenImagesRecipe(Strict):
+    """A source for detection with a hierarchy of classes, in the archives of Open Images V4."""
+
+    classes: int = Field(
+        default=20, ge=2, description="leaf classes: the first of the classification source's pool"
+    )
+    train: int = Field(default=600, ge=1, description="training images")
+    validation: int = Field(default=60, ge=1, description="validation images")
+    test: int = Field(default=20, ge=1, description="test images")
+    group_share: float = Field(
+        default=0.06, ge=0, le=1, description="share of images with a group: many objects, one box"
+    )
+    depiction_share: float = Field(
+        default=0.06, ge=0, le=1, description="share of images with an object drawn on a poster"
+    )
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> OpenImagesRecipe:
+        if self.group_share + self.depiction_share > 1:
+            raise ValueError("group_share + depiction_share must not exceed 1")
+        return self
+
+
+class ImageNetLocRecipe(Strict):
+    """A source for detection with many classes and large objects: ImageNet's boxes by synset."""
+
+    classes: int = Field(
+        default=24, ge=2, description="classes: the first of the classification source's pool"
+    )
+    images: int = Field(default=20, ge=2, description="images a class")
+    unboxed_share: float = Field(
+        default=0.1, ge=0, lt=1, description="share of a class's images that nobody drew boxes on"
+    )
+
+
+class ImageNetDetRecipe(Strict):
+    """The validation set of ILSVRC DET: classes that are ancestors of those of imagenet_loc."""
+
+    val: int = Field(default=60, ge=1, description="images")
+
+
 class VocRecipe(Strict):
-    """The target for detection, in the archives of PASCAL VOC 2007 and 2012."""
+    """The target for detection and segmentation, in the archives of PASCAL VOC 2007 and 2012."""
 
     classes: int = Field(default=8, ge=2, description="classes, shared with no other set")
     trainval2007: int = Field(default=200, ge=2, description="images; half of them train, half val")
     trainval2012: int = Field(default=100, ge=2, description="images; half of them train, half val")
     test2007: int = Field(default=300, ge=1, description="images")
+    sbd: int = Field(
+        default=60, ge=4, description="images that the Semantic Boundaries Dataset has for itself"
+    )
 
 
 class CaltechRecipe(Strict):
@@ -72,6 +116,23 @@ class CaltechRecipe(Strict):
         default=12, ge=2, description="classes besides clutter, shared with no other set"
     )
     images: int = Field(default=60, ge=1, description="images a class, clutter included")
+
+
+class SunRecipe(Strict):
+    """A target for the classification of scenes, in the archives of SUN-397."""
+
+    classes: int = Field(default=8, ge=2, le=8, description="kinds of scene")
+    train: int = Field(default=15, ge=1, description="training images a class in each partition")
+    test: int = Field(default=15, ge=1, description="test images a class in each partition")
+
+
+class FlowersRecipe(Strict):
+    """A target for fine-grained classification, in the archives of Flowers-102."""
+
+    classes: int = Field(default=8, ge=2, le=10, description="kinds of flower")
+    train: int = Field(default=10, ge=1, description="training images a class")
+    val: int = Field(default=10, ge=1, description="validation images a class")
+    test: int = Field(default=20, ge=1, description="test images a class")
 
 
 class SceneRecipe(Strict):
@@ -128,16 +189,22 @@ class WorldRecipe(Strict):
     jpeg_quality: int = Field(default=88, ge=50, le=92, description="JPEG quality, libjpeg's scale")
     imagenet_cls: ImageNetRecipe = ImageNetRecipe()
     coco: CocoRecipe = CocoRecipe()
+    openimages: OpenImagesRecipe = OpenImagesRecipe()
+    imagenet_loc: ImageNetLocRecipe = ImageNetLocRecipe()
+    imagenet_det: ImageNetDetRecipe = ImageNetDetRecipe()
     voc: VocRecipe = VocRecipe()
     caltech: CaltechRecipe = CaltechRecipe()
+    sun397: SunRecipe = SunRecipe()
+    flowers102: FlowersRecipe = FlowersRecipe()
     scene: SceneRecipe = SceneRecipe()
 
     @model_validator(mode="after")
     def _enough_classes(self) -> WorldRecipe:
         if self.coco.classes > self.imagenet_cls.classes:
             raise ValueError("coco.classes must not exceed imagenet_cls.classes")
-        for name, known in _pools(self.distinction).items():
-            wanted = getattr(self, name).classes
+        pools = _pools(self.distinction)
+        for name, pool in _POOL.items():
+            wanted, known = getattr(self, name).classes, pools[pool]
             if wanted > len(known):
                 raise ValueError(
                     f"{name}.classes is {wanted}, but a {self.distinction} world has at most "
@@ -157,14 +224,21 @@ class ClassSpec:
     part: str | None
     aspect: float | None = None
 
+    @property
+    def ancestors(self) -> tuple[str, ...]:
+        """What the class is a kind of, from the next to the most general: body, family."""
+        return (self.body, self.family) if self.body else (self.family,)
+
 
 @dataclass(frozen=True)
 class World:
-    """A recipe and the classes of its four data sets, each in label order."""
+    """A recipe and the classes of its data sets, each in label order."""
 
     recipe: WorldRecipe
     imagenet_cls: tuple[ClassSpec, ...]
     coco: tuple[ClassSpec, ...]
+    openimages: tuple[ClassSpec, ...]
+    imagenet_loc: tuple[ClassSpec, ...]
     voc: tuple[ClassSpec, ...]
     caltech: tuple[ClassSpec, ...]
 
@@ -177,14 +251,11 @@ class World:
 def make_world(recipe: WorldRecipe) -> World:
     """Choose the classes of a recipe; the choice does not depend on its seed."""
     pools = _pools(recipe.distinction)
-    source = _first(pools["imagenet_cls"], recipe.imagenet_cls.classes, recipe.distinction)
-    return World(
-        recipe,
-        imagenet_cls=source,
-        coco=source[: recipe.coco.classes],
-        voc=_first(pools["voc"], recipe.voc.classes, recipe.distinction),
-        caltech=_first(pools["caltech"], recipe.caltech.classes, recipe.distinction),
-    )
+    chosen = {
+        name: _first(pools[pool], getattr(recipe, name).classes, recipe.distinction)
+        for name, pool in _POOL.items()
+    }
+    return World(recipe, coco=chosen["imagenet_cls"][: recipe.coco.classes], **chosen)
 
 
 def _first(pool: list[ClassSpec], count: int, distinction: Distinction) -> tuple[ClassSpec, ...]:
@@ -193,18 +264,28 @@ def _first(pool: list[ClassSpec], count: int, distinction: Distinction) -> tuple
     return tuple(pool[:count])
 
 
+# The pool that the classes of a data set are the first of.
+_POOL = {
+    "imagenet_cls": "source",
+    "openimages": "source",
+    "imagenet_loc": "source",
+    "voc": "voc",
+    "caltech": "caltech",
+}
+
+
 def _pools(distinction: Distinction) -> dict[str, list[ClassSpec]]:
-    """Return the classes that each data set may take, disjoint between sources and targets."""
+    """Return the classes that data sets may take, disjoint between sources and targets."""
     if distinction == "part_only":
         marks = [ClassSpec(f"{mark}_thing", "thing", None, mark) for mark in MARKS]
-        return {"imagenet_cls": marks[::2], "voc": marks[1::4], "caltech": marks[3::4]}
+        return {"source": marks[::2], "voc": marks[1::4], "caltech": marks[3::4]}
     if distinction == "extent_only":
         slots = [_extent(i, 25) for i in range(25)]
-        return {"imagenet_cls": slots[::2], "voc": slots[1::4], "caltech": slots[3::4]}
+        return {"source": slots[::2], "voc": slots[1::4], "caltech": slots[3::4]}
     # Body b with part b + shift: within one shift no two classes share a body or a part. The
     # target for detection uses seven bodies, so that its eighth class is the twin of its first.
     return {
-        "imagenet_cls": [_pair(body, shift) for shift in (0, 1, 2) for body in range(len(BODIES))],
+        "source": [_pair(body, shift) for shift in (0, 1, 2) for body in range(len(BODIES))],
         "voc": [_pair(body, shift) for shift in (4, 5) for body in range(7)],
         "caltech": [_pair(body, shift) for shift in (7, 8) for body in range(len(BODIES))],
     }

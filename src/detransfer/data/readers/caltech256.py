@@ -17,6 +17,7 @@ from pydantic import Field
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
+from detransfer.data.readers.lists import image_files
 from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def read(root: Path, options: Options) -> Index:
     folders = _class_folders(root / FOLDER)
     tables = []
     for class_id, folder in enumerate(folders):
-        files = _images(folder)
+        files = image_files(folder, SUFFIXES)
         split = split_class(len(files), _name(folder), folder, options)
         paths = [f"{FOLDER}/{folder.name}/{file}" for file in files]
         tables.append(pd.DataFrame({"path": paths, "class_id": class_id, "split": split}))
@@ -97,17 +98,6 @@ def _class_folders(root: Path) -> list[Path]:
     if not folders:
         raise InputError(f"{root}: has no class folders")
     return folders
-
-
-def _images(folder: Path) -> list[str]:
-    """Return the names of the images of a class, sorted."""
-    files = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            files.append(path.name)
-        else:
-            log.info("%s: skipped (%s)", path, "a folder" if path.is_dir() else "not an image")
-    return files
 
 
 def _name(folder: Path) -> str:

@@ -1,6 +1,12 @@
 """COCO: one JSON file a set in the official "instances" form (cocodataset.org, "Data format").
 
 Folders under the root: ``annotations/instances_<set>.json`` and ``<set>/<file name>``.
+
+The images called minival2014 are those of val2017, and train2014 with the rest of val2014 is
+train2017 (Detectron, "Setting Up Datasets"); the file names differ. That split is therefore read
+with ``only`` and ``without``: see the data set ``coco2014`` in the catalog. A test set has no
+annotations: its archives are test2017.zip and image_info_test2017.zip, and its set is
+``{annotations: annotations/image_info_test-dev2017.json, images: test2017, labelled: false}``.
 """
 
 from __future__ import annotations
@@ -16,7 +22,8 @@ from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
-from detransfer.data.index import BOX, OBJECT_TYPES, Index
+from detransfer.data.index import BOX, OBJECT_TYPES, Index, empty_objects
+from detransfer.data.readers.faults import Faults, Policy
 from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
@@ -26,6 +33,8 @@ KEYS = {
     "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
+TEXTS = ("file_name", "name", "supercategory")
+NUMBERS = ("id", "width", "height")
 
 
 class CocoSet(Strict):
@@ -33,6 +42,9 @@ class CocoSet(Strict):
 
     annotations: str = Field(description="JSON file")
     images: str = Field(description="folder of the images")
+    only: str | None = Field(None, description="JSON file whose images alone are read")
+    without: str | None = Field(None, description="JSON file whose images are left out")
+    labelled: bool = Field(True, description="false: a test set, whose file has no annotations")
 
 
 class Options(Strict):
@@ -46,36 +58,74 @@ class Options(Strict):
         min_length=1,
         description="files by split",
     )
+    on_bad_object: Policy = Field(
+        "fail", description="drop: leave out objects of no known class or image or a wrong box"
+    )
 
 
 def read(root: Path, options: Options) -> Index:
     """Read the sets that the options name.
 
     ``image_id`` is COCO's; classes are numbered in order of COCO's category ids, which stand in
-    ``source_id``; ``superclass`` is the supercategory. Boxes of no area are dropped and counted in
-    the log. Raises InputError, naming file and annotation, for everything that is malformed.
+    ``source_id``; ``superclass`` is the supercategory. Boxes of no area are left out and counted
+    under either policy, since the official files have some. Raises InputError, naming file and
+    annotation, for everything that is malformed; the option ``on_bad_object`` leaves out malformed
+    objects instead, but never an image.
     """
+    faults = Faults(options.on_bad_object)
     images, objects = [], []
     classes: pd.DataFrame | None = None
     for split, files in options.sets.items():
         path = root / files.annotations
-        content = _load(path)
+        content = _choose(root, files, _load(path, files.labelled))
         found = _classes(content["categories"], path)
         if classes is not None and not classes.equals(found):
             raise InputError(f"{path}: its categories differ from those of the sets before it")
         classes = found
         table = _images(root, path, content["images"], files.images, split)
         images.append(table)
-        objects.append(_objects(path, content["annotations"], table, classes))
+        if files.labelled:
+            objects.append(_objects(path, content["annotations"], table, classes, faults))
     assert classes is not None  # the options have at least one set
     table = pd.concat(images, ignore_index=True)
     twice = table.loc[table["image_id"].duplicated(), "path"]
     if len(twice):
         raise InputError(f"{root / twice.iloc[0]}: its image id occurs twice in the sets")
-    return Index(table, pd.concat(objects, ignore_index=True), classes, root)
+    faults.report()
+    boxes = pd.concat(objects, ignore_index=True) if objects else empty_objects()
+    return Index(table, boxes, classes, root, faults.counts)
 
 
-def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _choose(root: Path, files: CocoSet, content: dict[str, Any]) -> dict[str, Any]:
+    """Keep the images that ``only`` and ``without`` leave, and what belongs to them."""
+    ids = {entry["id"] for entry in content["images"]}
+    left_out: set[Any] = set()
+    if files.only is not None:
+        wanted = _image_ids(root / files.only)
+        if strange := wanted - ids:
+            raise InputError(
+                f"{root / files.annotations}: has no image {min(strange)}, which {files.only} lists"
+            )
+        left_out |= ids - wanted
+    if files.without is not None:
+        left_out |= ids & _image_ids(root / files.without)
+    if not left_out:
+        return content
+    chosen = [
+        entry
+        for entry in content["annotations"]
+        if not (_is_id(entry["image_id"]) and entry["image_id"] in left_out)
+    ]
+    kept = [entry for entry in content["images"] if entry["id"] not in left_out]
+    return {**content, "images": kept, "annotations": chosen}
+
+
+def _image_ids(path: Path) -> set[Any]:
+    return {entry["id"] for entry in _load(path, labelled=False)["images"]}
+
+
+def _load(path: Path, labelled: bool) -> dict[str, list[dict[str, Any]]]:
+    """Read and check the three lists of a file; that of a test set lacks the annotations."""
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file, object_hook=_without_outline)
@@ -87,6 +137,8 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file ({error})") from None
+    if not labelled and isinstance(content, dict):
+        content["annotations"] = []
     for key, needed in KEYS.items():
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
@@ -96,7 +148,26 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
             if lacks:
                 name = entry.get("id", "?") if isinstance(entry, dict) else "?"
                 raise InputError(f"{path}: entry {number} of {key} (id {name}) lacks {lacks[0]!r}")
+    _check_entries(path, content)
     return content
+
+
+def _check_entries(path: Path, content: dict[str, list[dict[str, Any]]]) -> None:
+    """Raise InputError for images and categories whose values cannot be right."""
+    for kind in ("images", "categories"):
+        for number, entry in enumerate(content[kind], 1):
+            wrong = {key for key in TEXTS if not isinstance(entry.get(key, ""), str)}
+            wrong |= {key for key in NUMBERS if not _is_id(entry.get(key, 0))}
+            if wrong:
+                name = sorted(wrong)[0]
+                raise InputError(
+                    f"{path}: entry {number} of {kind} (id {entry['id']}): {name} cannot be "
+                    f"{entry[name]!r}"
+                )
+    ids = pd.Series([entry["id"] for entry in content["images"]])
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        raise InputError(f"{path}: image id {twice.iloc[0]} occurs twice")
 
 
 def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
@@ -148,62 +219,99 @@ def _images(
 
 
 def _objects(
-    source: Path, entries: list[dict[str, Any]], images: pd.DataFrame, classes: pd.DataFrame
+    source: Path,
+    entries: list[dict[str, Any]],
+    images: pd.DataFrame,
+    classes: pd.DataFrame,
+    faults: Faults,
 ) -> pd.DataFrame:
     """Return the object table; boxes [x, y, w, h] become corners, clipped by at most a pixel."""
-    ids = [entry["id"] for entry in entries]
-    image_id = pd.Series([entry["image_id"] for entry in entries], dtype="int64")
+    sieve = _Sieve(source, [entry["id"] for entry in entries], faults)
+    image_id = _whole_numbers(entries, "image_id")
     sizes = images.set_index("image_id")[["width", "height"]]
-    _refuse(source, ids, ~image_id.isin(sizes.index), "belongs to an unknown image")
+    sieve.refuse(~np.isin(image_id, sizes.index), "unknown image", "belongs to an unknown image")
     number = dict(zip(classes["source_id"].astype(int), classes["class_id"], strict=True))
-    category = pd.Series([entry["category_id"] for entry in entries], dtype="int64")
-    _refuse(source, ids, ~category.isin(number.keys()), "has an unknown category")
+    class_id = pd.Series(_whole_numbers(entries, "category_id")).map(number)
+    sieve.refuse(class_id.isna().to_numpy(), "unknown class", "has an unknown category")
 
-    box = _corners(source, entries, ids)
-    limits = sizes.loc[image_id].to_numpy(float)
-    over = np.any((box < -ROUNDING) | (box > np.hstack([limits, limits]) + ROUNDING), axis=1)
-    _refuse(source, ids, over, "has a box that leaves its image", box, limits)
-    box = np.clip(box, 0, np.hstack([limits, limits])).astype(np.float32)
+    box = _corners(entries, sieve)
+    limits = np.tile(sizes.reindex(image_id).to_numpy(float), 2)
+    over = np.any((box < -ROUNDING) | (box > limits + ROUNDING), axis=1)
+    sieve.refuse(over, "outside the image", "has a box that leaves its image", box, limits)
+    box = np.clip(box, 0, limits).astype(np.float32)
+    sieve.leave_out_empty(box)
 
     table = pd.DataFrame(box, columns=BOX)
-    table["image_id"], table["class_id"] = image_id, category.map(number)
+    table["image_id"], table["class_id"] = image_id, class_id
     table[["difficult", "truncated", "occluded", "group_of"]] = False
     table["crowd"] = [bool(entry.get("iscrowd", 0)) for entry in entries]
-    filled = (box[:, 2:] > box[:, :2]).all(1)
-    if not filled.all():
-        log.info("%s: dropped %d boxes of no area", source, (~filled).sum())
-    return table.loc[filled, list(OBJECT_TYPES)].astype(OBJECT_TYPES).reset_index(drop=True)
+    return table.loc[sieve.kept, list(OBJECT_TYPES)].astype(OBJECT_TYPES).reset_index(drop=True)
 
 
-def _corners(source: Path, entries: list[dict[str, Any]], ids: list[Any]) -> np.ndarray:
-    for entry in entries:
-        box = entry["bbox"]
-        numbers = isinstance(box, list) and all(isinstance(v, int | float) for v in box)
-        if not numbers or len(box) != 4:
-            raise InputError(
-                f"{source}: annotation {entry['id']}: bbox should be [x, y, width, height], "
-                f"got {box!r}"
-            )
-    box = np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4)
-    _refuse(source, ids, ~np.isfinite(box).all(1), "has a box that is not finite", box)
-    _refuse(source, ids, np.any(box[:, 2:] < 0, axis=1), "has an inverted box [x, y, w, h]", box)
+def _whole_numbers(entries: list[dict[str, Any]], key: str) -> np.ndarray:
+    """Return one value of every entry; -1 stands for what is no id."""
+    values = (entry[key] for entry in entries)
+    return np.array([value if _is_id(value) else -1 for value in values], np.int64)
+
+
+def _corners(entries: list[dict[str, Any]], sieve: _Sieve) -> np.ndarray:
+    """Return (n, 4) corners x1, y1, x2, y2; refused ones may hold anything."""
+    sound = np.array([_is_box(entry["bbox"]) for entry in entries], bool)
+    if not sound.all():
+        got = entries[int(np.argmin(sound))]["bbox"]
+        sieve.refuse(~sound, "not a box", f"has no bbox [x, y, width, height]: {got!r}")
+    rows = [entry["bbox"] if ok else [np.nan] * 4 for entry, ok in zip(entries, sound, strict=True)]
+    box = np.array(rows, float).reshape(-1, 4)
+    sieve.refuse(~np.isfinite(box).all(1), "not finite", "has a box that is not finite", box)
+    inverted = np.any(box[:, 2:] < 0, axis=1)
+    sieve.refuse(inverted, "inverted", "has an inverted box [x, y, w, h]", box)
     box[:, 2:] += box[:, :2]
     return box
 
 
-def _refuse(
-    source: Path,
-    ids: list[Any],
-    wrong: np.ndarray | pd.Series,
-    message: str,
-    box: np.ndarray | None = None,
-    limits: np.ndarray | None = None,
-) -> None:
-    """Raise InputError for the first annotation that is ``wrong``."""
-    rows = np.flatnonzero(wrong)
-    if not len(rows):
-        return
-    details = "" if box is None else f" {[round(float(v), 2) for v in box[rows[0]]]}"
-    if limits is not None:
-        details += f" of {limits[rows[0]][0]:.0f} x {limits[rows[0]][1]:.0f} pixels"
-    raise InputError(f"{source}: annotation {ids[rows[0]]} {message}{details}")
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31  # the index holds int32
+
+
+def _is_box(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(type(v) is float or (type(v) is int and abs(v) < 2**31) for v in value)
+    )
+
+
+class _Sieve:
+    """Which annotations of a file are kept, after one check after another."""
+
+    def __init__(self, source: Path, ids: list[Any], faults: Faults) -> None:
+        self.source, self.ids, self.faults = source, ids, faults
+        self.kept = np.ones(len(ids), bool)
+
+    def refuse(
+        self,
+        wrong: np.ndarray,
+        kind: str,
+        message: str,
+        box: np.ndarray | None = None,
+        limits: np.ndarray | None = None,
+    ) -> None:
+        """Hand the annotations that are ``wrong``, and were kept so far, to the policy."""
+        rows = np.flatnonzero(wrong & self.kept)
+        if not len(rows):
+            return
+        row = rows[0]
+        details = "" if box is None else f" {[round(float(v), 2) for v in box[row]]}"
+        if limits is not None:
+            details += f" of {limits[row][0]:.0f} x {limits[row][1]:.0f} pixels"
+        where = f"{self.source}: annotation {self.ids[row]}"
+        self.faults.bad(kind, f"{where} {message}{details}", len(rows))
+        self.kept[rows] = False
+
+    def leave_out_empty(self, box: np.ndarray) -> None:
+        """Leave out the boxes of no area whatever the policy: the official files have some."""
+        rows = np.flatnonzero(~(box[:, 2:] > box[:, :2]).all(1) & self.kept)
+        if len(rows):
+            where = f"{self.source}: annotation {self.ids[rows[0]]}"
+            self.faults.leave_out("no area", f"{where} has a box of no area", len(rows))
+            self.kept[rows] = False

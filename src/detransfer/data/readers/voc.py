@@ -20,7 +20,9 @@ from pydantic import Field, model_validator
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
-from detransfer.data.index import OBJECT_TYPES, Index, empty_objects
+from detransfer.data.index import BOX, OBJECT_TYPES, Index, empty_objects
+from detransfer.data.readers.faults import BadObject, Faults, Policy
+from detransfer.data.readers.lists import read_names
 from detransfer.study import Strict, suggest
 
 KINDS = {
@@ -53,6 +55,9 @@ class Options(Strict):
         min_length=1,
         description="split: <folder in VOCdevkit>/<file in ImageSets/Main without .txt>",
     )
+    on_bad_object: Policy = Field(
+        "fail", description="drop: leave out objects of no known class or with a wrong box"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Options:
@@ -72,7 +77,7 @@ class _Image:
     split: str
     folder: str
     name: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
     objects: list[dict[str, Any]]
 
 
@@ -82,11 +87,13 @@ def read(root: Path, options: Options) -> Index:
     ``source_id`` of a class is its 1-based place in ``classes``: the value that stands for it in
     VOC's segmentation masks. ``image_id`` is 000123 -> 123 and 2008_000123 -> 2008000123; where
     names are of another form, or two folders use one name, images are numbered in order of
-    (folder, name). Raises InputError, naming file and object, for everything that is malformed.
+    (folder, name). Raises InputError, naming file and object, for everything that is malformed;
+    the option ``on_bad_object`` leaves out malformed objects instead, but never an image.
     """
+    faults = Faults(options.on_bad_object)
     kept = tuple(name for name in options.classes if options.keep is None or name in options.keep)
     images = [
-        _read_image(root, split, place.split("/")[0], name, options.classes)
+        _read_image(root, split, place.split("/")[0], name, options.classes, faults)
         for split, place in options.sets.items()
         for name in _names(root, split, place)
     ]
@@ -104,7 +111,9 @@ def read(root: Path, options: Options) -> Index:
             "split": [image.split for image in images],
         }
     )
-    return Index(table, _object_table(images, ids, kept), _class_table(options, kept), root)
+    faults.report()
+    objects = _object_table(images, ids, kept)
+    return Index(table, objects, _class_table(options, kept), root, faults.counts)
 
 
 def image_ids(places: list[tuple[str, str]]) -> list[int]:
@@ -124,15 +133,7 @@ def _names(root: Path, split: str, place: str) -> list[str]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
         raise InputError(f"{path}: split {split!r} has no such list; the folder has: {known}")
-    names = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        words = line.split()
-        if len(words) > 1:
-            raise InputError(f"{path}: line {number}: expected one image name, got {line!r}")
-        names += words
-    if not names:
-        raise InputError(f"{path}: split {split!r} is empty")
-    return names
+    return list(read_names(path, f"list of split {split!r}"))
 
 
 def _one_split_each(images: list[_Image]) -> None:
@@ -144,11 +145,11 @@ def _one_split_each(images: list[_Image]) -> None:
                 f"{image.folder}: image {image.name} is in {first!r} and in {image.split!r}; "
                 "an image belongs to one split"
             )
-    if len(seen) < len(images):
-        raise InputError("a list in ImageSets/Main names an image twice")
 
 
-def _read_image(root: Path, split: str, folder: str, name: str, classes: tuple[str, ...]) -> _Image:
+def _read_image(
+    root: Path, split: str, folder: str, name: str, classes: tuple[str, ...], faults: Faults
+) -> _Image:
     path = root / "VOCdevkit" / folder / "Annotations" / f"{name}.xml"
     try:
         tree = ET.parse(path).getroot()
@@ -157,41 +158,53 @@ def _read_image(root: Path, split: str, folder: str, name: str, classes: tuple[s
     except ET.ParseError as error:
         line, column = error.position
         raise InputError(f"{path}: line {line}, column {column}: malformed XML ({error})") from None
-    width = _number(tree, "size/width", str(path))
-    height = _number(tree, "size/height", str(path))
-    size = (int(width), int(height))
-    objects = list(_objects(tree, str(path), size, classes))
+    except (OSError, ValueError, LookupError) as error:  # ValueError, LookupError: the encoding
+        raise InputError(f"{path}: not readable ({error})") from error
+    try:
+        size = tuple(int(_number(tree, f"size/{side}", str(path))) for side in ("width", "height"))
+    except BadObject as fault:
+        raise InputError(str(fault)) from None
+    objects = list(_objects(tree, str(path), size, classes, faults))
     return _Image(split, folder, name, size, objects)
 
 
 def _objects(
-    tree: ET.Element, path: str, size: tuple[int, int], classes: tuple[str, ...]
+    tree: ET.Element, path: str, size: tuple[int, ...], classes: tuple[str, ...], faults: Faults
 ) -> Iterator[dict[str, Any]]:
     for number, element in enumerate(tree.findall("object"), 1):
-        where = f"{path}: object {number}"
-        name = (element.findtext("name") or "").strip()
-        if name not in classes:
-            raise InputError(f"{where}: unknown class {name!r}{suggest(name, list(classes))}")
-        corners = [_number(element, f"bndbox/{corner}", where) for corner in CORNERS]
-        _check_box(f"{path}: box {number}", corners, size)
-        x1, y1, x2, y2 = corners
-        flags = {
-            flag: _flag(element, flag, where) for flag in ("difficult", "truncated", "occluded")
-        }
-        yield {"name": name, "x1": x1 - 1, "y1": y1 - 1, "x2": x2, "y2": y2, **flags}
+        try:
+            row = _object(element, f"{path}: object {number}", classes)
+            _check_box(f"{path}: box {number}", row, size)
+        except BadObject as fault:
+            faults.bad(fault.kind, str(fault))
+            continue
+        yield {**row, "x1": row["x1"] - 1, "y1": row["y1"] - 1}
 
 
-def _check_box(where: str, corners: list[float], size: tuple[int, int]) -> None:
-    """Raise InputError unless 1 <= low <= high <= side in both axes (1-based, inclusive)."""
-    for axis, side, limit, low, high in zip(
-        "xy", ("width", "height"), size, corners[:2], corners[2:], strict=True
-    ):
+def _object(element: ET.Element, where: str, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return name, corners as they stand in the file, and flags; raises BadObject."""
+    name = (element.findtext("name") or "").strip()
+    if name not in classes:
+        hint = suggest(name, list(classes))
+        raise BadObject("unknown class", f"{where}: unknown class {name!r}{hint}")
+    corners = [_number(element, f"bndbox/{corner}", where) for corner in CORNERS]
+    flags = {flag: _flag(element, flag, where) for flag in ("difficult", "truncated", "occluded")}
+    return {"name": name, **dict(zip(BOX, corners, strict=True)), **flags}
+
+
+def _check_box(where: str, row: dict[str, Any], size: tuple[int, ...]) -> None:
+    """Raise BadObject unless 1 <= low <= high <= side in both axes (1-based, inclusive)."""
+    for axis, side, limit in zip("xy", ("width", "height"), size, strict=True):
+        low, high = row[f"{axis}1"], row[f"{axis}2"]
         if low > high:
-            raise InputError(f"{where} is inverted ({axis}1={low:g}, {axis}2={high:g})")
+            message = f"{where} is inverted ({axis}1={low:g}, {axis}2={high:g})"
+            raise BadObject("inverted", message)
         if low < 1:
-            raise InputError(f"{where} leaves the image ({axis}1={low:g}, pixels count from 1)")
+            edge = f"{axis}1={low:g}, pixels count from 1"
+            raise BadObject("outside the image", f"{where} leaves the image ({edge})")
         if high > limit:
-            raise InputError(f"{where} leaves the image ({axis}2={high:g}, {side}={limit})")
+            edge = f"{axis}2={high:g}, {side}={limit}"
+            raise BadObject("outside the image", f"{where} leaves the image ({edge})")
 
 
 def _number(element: ET.Element, tag: str, where: str) -> float:
@@ -201,14 +214,14 @@ def _number(element: ET.Element, tag: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: <{tag}> should be a number, got {text!r}")
+        raise BadObject("not a number", f"{where}: <{tag}> should be a number, got {text!r}")
     return value
 
 
 def _flag(element: ET.Element, tag: str, where: str) -> bool:
     text = (element.findtext(tag) or "0").strip()
     if text not in ("0", "1"):
-        raise InputError(f"{where}: <{tag}> should be 0 or 1, got {text!r}")
+        raise BadObject("unknown flag", f"{where}: <{tag}> should be 0 or 1, got {text!r}")
     return text == "1"
 
 

@@ -1,0 +1,248 @@
+"""This file is also the program that the tests kill: run as ``__main__`` it trains a detector."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import sys
+import time
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import NoReturn, cast
+
+import pytest
+import torch
+from torch import nn
+
+from detransfer.backbone import read_weights, save_backbone
+from detransfer.console import InputError
+from detransfer.data.index import Index, read_index, write_index
+from detransfer.detection.predict import load_detector
+from detransfer.detection.train import ChipDataset
+from detransfer.study import BackboneChoice
+from detransfer.training import CHECKPOINT, Epoch
+from tests.detection.rectangles import (
+    COLOURS,
+    TINY,
+    call,
+    detection_recipe,
+    training_words,
+    write_recipe,
+    write_rectangles,
+    write_start,
+)
+
+MODEL = "model.safetensors"
+PROGRAM = "scripts/train_detector.py"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rectangles") / "world"
+    write_rectangles(folder)
+    write_start(folder / "backbone.safetensors")
+    recipe = detection_recipe(training={"epochs": 8, "checkpoint_minutes": 1e-6})
+    write_recipe(folder / "recipe.yaml", recipe)
+    return folder
+
+
+def words(world: Path, output: str, seed: int = 0) -> list[str]:
+    start, recipe = world / "backbone.safetensors", world / "recipe.yaml"
+    return training_words(world, output, start, recipe, seed)
+
+
+@pytest.fixture(scope="module")
+def trained(repository: Path, world: Path) -> Path:
+    call(repository / PROGRAM, words(world, "run"))
+    return world / "run"
+
+
+def test_a_training_leaves_a_model_and_its_fit(trained: Path, world: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == ["fit.json", MODEL]
+    fit = json.loads((trained / "fit.json").read_text())
+    assert fit["steps"] >= 8 and fit["images"] == 8 * fit["steps"]
+    assert fit["training_score"] is None and fit["device"] == "cpu"
+    assert set(fit["losses"]) == {
+        "loss",
+        "loss_objectness",
+        "loss_rpn_box_reg",
+        "loss_classifier",
+        "loss_box_reg",
+    }
+    assert not list(world.glob(f"state_run/*/{CHECKPOINT}"))
+
+
+def test_the_model_file_says_what_rebuilds_it(trained: Path, world: Path) -> None:
+    state, header = read_weights(trained / MODEL)
+    assert {name.split(".")[0] for name in state} == {"backbone", "rpn", "conv_proj", "head"}
+    assert (header["task"], header["classes"]) == ("detection", list(COLOURS))
+    assert header["recipe"]["chips"]["size"] == 64 and header["pretraining"] == "scratch"
+    assert header["data_digest"] == read_index(world / "index").split("train").digest()
+    detector, classes = load_detector(trained / MODEL)
+    assert classes == list(COLOURS) and detector.recipe.model_dump(mode="json") == header["recipe"]
+
+
+def test_the_start_is_where_the_training_starts(repository: Path, world: Path) -> None:
+    """With a frozen backbone the model holds the start, whatever the seed."""
+    recipe = detection_recipe(
+        training={"epochs": 0.3},
+        backbone={"freeze": ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]},
+    )
+    start = world / "backbone.safetensors"
+    path = write_recipe(world / "frozen.yaml", recipe)
+    call(repository / PROGRAM, training_words(world, "frozen", start, path, seed=5))
+    given, _ = read_weights(start)
+    state, header = read_weights(world / "frozen" / MODEL)
+    for name, value in given.items():
+        if not name.startswith("fc."):
+            assert torch.equal(state[f"backbone.{name}"], value), name
+    assert header["seed"] == 5
+
+
+def test_equal_runs_give_equal_bytes_and_the_seed_matters(
+    repository: Path, trained: Path, world: Path
+) -> None:
+    first = (trained / MODEL).read_bytes()
+    call(repository / PROGRAM, words(world, "again"))
+    assert (world / "again" / MODEL).read_bytes() == first
+    call(repository / PROGRAM, words(world, "other", seed=1))
+    assert (world / "other" / MODEL).read_bytes() != first
+
+
+def test_each_epoch_and_seed_cuts_other_chips(repository: Path, world: Path) -> None:
+    def seen(seed: int) -> list[list[tuple[int, ...]]]:
+        windows: list[list[tuple[int, ...]]] = []
+
+        def train(model: nn.Module, examples: Epoch, *rest: object) -> NoReturn:
+            for epoch in (0, 1, 0):
+                chips = cast(ChipDataset, examples(epoch)).chips
+                windows.append([chip.window for _, _, chip in chips])
+            raise InputError("enough")
+
+        loaded = runpy.run_path(str(repository / PROGRAM))
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="enough"):
+            patch.setattr(sys, "argv", [PROGRAM, *words(world, "chips", seed)])
+            patch.setitem(loaded["main"].__globals__, "train", train)
+            loaded["main"]()
+        return windows
+
+    first, second, again = seen(0)
+    assert first == again and first != second
+    assert seen(1)[0] != first
+
+
+def test_weights_of_another_architecture_are_refused(
+    repository: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The header names one network and the parameters are another's."""
+    other = BackboneChoice(name="resnet10t", arguments={**TINY.arguments, "stem_width": 16})
+    start = write_start(world / "other.safetensors", other)
+    state, header = read_weights(start)
+    save_backbone(start, state, {**header, "architecture": TINY.model_dump(mode="json")})
+    arguments = training_words(world, "refused", start, world / "recipe.yaml")
+    with pytest.raises(SystemExit) as ended:
+        call(repository / PROGRAM, arguments, "__main__")
+    message = capsys.readouterr().err
+    assert ended.value.code == 2 and "Traceback" not in message
+    assert "other.safetensors: these weights are of another architecture" in message
+    assert "17 of another shape (first: bn1.bias)" in message
+    assert not (world / "refused").exists()
+
+
+def test_weights_that_do_not_say_what_they_are_are_refused(repository: Path, world: Path) -> None:
+    state, _ = read_weights(world / "backbone.safetensors")
+    nameless = world / "nameless.safetensors"
+    save_backbone(nameless, state, {})
+    with pytest.raises(InputError, match=r"nameless\.safetensors: its header does not say which"):
+        call(
+            repository / PROGRAM,
+            training_words(world, "refused", nameless, world / "recipe.yaml"),
+        )
+
+
+def test_a_damaged_image_is_named_without_a_traceback(
+    repository: Path, tmp_path: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rectangles(tmp_path / "own")
+    image = tmp_path / "own" / "images" / "5.png"
+    image.write_bytes(image.read_bytes()[:400])
+    arguments = training_words(
+        tmp_path / "own", "run", world / "backbone.safetensors", world / "recipe.yaml"
+    )
+    with pytest.raises(SystemExit) as ended:
+        call(repository / PROGRAM, arguments, "__main__")
+    message = capsys.readouterr().err
+    assert ended.value.code == 2 and "Traceback" not in message
+    assert f"error: {image}: the image is damaged or truncated" in message
+    assert not (tmp_path / "own" / "run").exists()
+
+
+def test_images_without_objects_are_no_training_set(repository: Path, tmp_path: Path) -> None:
+    index = write_rectangles(tmp_path / "world")
+    bare = Index(index.images, index.objects.head(0), index.classes, index.root)
+    write_index(tmp_path / "world" / "index", bare)
+    start = write_start(tmp_path / "backbone.safetensors")
+    recipe = write_recipe(tmp_path / "recipe.yaml", detection_recipe())
+    with pytest.raises(InputError, match="the training set is empty"):
+        call(repository / PROGRAM, training_words(tmp_path / "world", "run", start, recipe))
+
+
+# Killed
+
+
+@pytest.fixture(scope="module")
+def processes(repository: Path) -> ForkServerContext:
+    """Starts programs from a process that has imported torch already, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["detransfer.training_run", "detransfer.detection.predict"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(repository), *sys.path]))
+        forkserver.ensure_running()
+    return context
+
+
+def last_checkpoint(world: Path) -> tuple[int, int]:
+    """Return when the checkpoint was written (ns) and its step; zeros before the first."""
+    for path in world.glob(f"state_killed/*/{CHECKPOINT}"):
+        content = torch.load(path, weights_only=True)
+        return path.stat().st_mtime_ns, int(content["progress"]["step"])
+    return 0, 0
+
+
+@pytest.mark.slow
+def test_five_kills_at_random_moments_change_nothing(
+    repository: Path, world: Path, trained: Path, processes: ForkServerContext
+) -> None:
+    whole = json.loads((trained / "fit.json").read_text())
+    arguments = words(world, "killed")
+    values = {"WORDS": arguments, "SCRIPT": str(repository / PROGRAM)}
+    reached = [0]
+    for _ in range(5):
+        before = last_checkpoint(world)[0]
+        process = processes.Process(target=runpy.run_path, args=(__file__, values, "__main__"))
+        process.start()
+        limit = time.monotonic() + 60
+        while last_checkpoint(world)[0] == before:
+            assert process.is_alive() and time.monotonic() < limit
+            time.sleep(0.005)
+        # A seed would not fix the moment either.
+        time.sleep(random.uniform(0, 3 * whole["seconds"] / whole["steps"]))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        reached.append(last_checkpoint(world)[1])
+    assert reached == sorted(set(reached)) and reached[-1] < whole["steps"]
+    assert not (world / "killed").exists()
+    call(repository / PROGRAM, arguments)
+    assert (world / "killed" / MODEL).read_bytes() == (trained / MODEL).read_bytes()
+    killed = json.loads((world / "killed" / "fit.json").read_text())
+    assert (killed["losses"], killed["steps"]) == (whole["losses"], whole["steps"])
+
+
+if __name__ == "__main__":
+    call(Path(globals()["SCRIPT"]), globals()["WORDS"], "__main__")

@@ -1,0 +1,200 @@
+"""What Snakemake plans for the paper's study, and what every rule has."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.workflow.checkout import Checkout
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("plan")]
+
+SEEDS, PRETRAININGS = 3, 3
+RUNS = SEEDS * PRETRAININGS
+LOCAL = {"all", "table1", "table2", "table5", "figure1"}
+PROBE = """
+include: "Snakefile"
+import json
+Path("rules.json").write_text(json.dumps({
+    each.name: {
+        "command": each.shellcmd or "",
+        "log": [str(file) for file in each.log],
+        "benchmark": str(each.benchmark or ""),
+        "conda": str(each.conda_env or ""),
+        "resources": sorted(each.resources),
+        "local": each.name in workflow._localrules,
+    }
+    for each in workflow.rules
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def rules(checkout: Checkout) -> dict[str, dict[str, Any]]:
+    """What Snakemake knows of each rule of the demo (which has one rule more than the paper)."""
+    (checkout.folder / "probe.smk").write_text(PROBE)
+    words = ("--configfile", "config/demo.yaml", "--snakefile", "probe.smk", "--list-rules")
+    result = checkout.snakemake(*words)
+    assert result.code == 0, result.output
+    found: dict[str, dict[str, Any]] = json.loads((checkout.folder / "rules.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def jobs(checkout: Checkout) -> list[dict[str, str]]:
+    """The fields of every job of the paper's study, in Snakemake's words."""
+    result = checkout.snakemake("-n", "--cores", "8", "--resources", "gpu=8", "--", "all")
+    assert result.code == 0, result.output
+    found = []
+    for block in re.split(r"\n\n", result.output):
+        if rule := re.search(r"^(?:local)?rule (\w+):$", block, re.M):
+            fields = dict(re.findall(r"^    ([\w ]+): (.*)$", block, re.M))
+            command = re.search(r"^Shell command: (.*)$", block, re.M)
+            found.append({"rule": rule[1], **fields, "command": command[1] if command else ""})
+    return found
+
+
+def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
+    assert checkout.plan() == {
+        "fetch": 10,  # 3 of ImageNet, 3 of COCO, 3 of VOC, 1 of Caltech-256
+        "extract": 4,
+        "index": 4,
+        "check_dataset": 3,  # those that something is trained on: not ImageNet
+        "describe_dataset": 4,
+        "import_backbone": 2,  # random, imagenet_cls
+        "pretrain_detector": 1,  # coco
+        "export_backbone": 1,
+        "finetune_detector": RUNS,
+        "detect": RUNS,
+        "evaluate_detections": RUNS,
+        "finetune_classifier": RUNS,
+        "classify": RUNS,
+        "table1": 1,
+        "table2": 1,
+        "table5": 1,
+        "figure1": 1,
+        "all": 1,
+    }
+
+
+def test_one_table_plans_only_what_it_needs(checkout: Checkout) -> None:
+    assert checkout.plan("results/table5.csv") == {
+        "fetch": 4,  # of COCO, which a pre-training needs, and of Caltech-256
+        "extract": 2,
+        "index": 2,
+        "check_dataset": 2,
+        "import_backbone": 2,
+        "pretrain_detector": 1,
+        "export_backbone": 1,
+        "finetune_classifier": RUNS,
+        "classify": RUNS,
+        "table5": 1,
+    }
+
+
+def test_seeds_of_the_configuration_are_the_seeds_that_are_run(jobs: list[dict[str, str]]) -> None:
+    for rule, program in (
+        ("finetune_detector", "train_detector"),
+        ("finetune_classifier", "train_classifier"),
+    ):
+        ran = [job for job in jobs if job["rule"] == rule]
+        given = set()
+        for job in ran:
+            where = re.search(r"pretraining=(\w+), seed=(\d+)", job["wildcards"])
+            assert where, job["wildcards"]
+            assert f"scripts/{program}.py " in job["command"]
+            assert f" --seed {where[2]} " in job["command"]
+            assert f"/{where[1]}/seed{where[2]} --threads" in job["command"]  # its own folder
+            given.add((where[1], where[2]))
+        assert given == {
+            (name, str(seed)) for name in ("random", "imagenet_cls", "coco") for seed in range(3)
+        }
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "results/detection/nope/coco/seed0/metrics.json",
+        "results/detection/voc_detection/coco/seed7/metrics.json",
+        "results/detection/caltech256/coco/seed0/metrics.json",  # a target of another task
+        "results/pretraining/random/model.safetensors",  # given, not trained
+    ],
+)
+def test_only_what_the_configuration_names_can_be_made(checkout: Checkout, target: str) -> None:
+    result = checkout.snakemake("-n", target)
+    assert result.code == 1
+    assert f"No rule to produce {target}" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_jobs_ask_for_what_the_configuration_gives_them(
+    checkout: Checkout, jobs: list[dict[str, str]]
+) -> None:
+    content = yaml.safe_load((checkout.folder / "config" / "config.yaml").read_text())
+    kinds = {
+        "train": {"pretrain_detector", "finetune_detector", "finetune_classifier"},
+        "predict": {"detect", "classify"},
+        "data": {"fetch", "extract", "index", "check_dataset"},
+    }
+    for kind, names in kinds.items():
+        asked = content["resources"][kind]
+        for job in (job for job in jobs if job["rule"] in names):
+            resources = dict(part.split("=") for part in job["resources"].split(", "))
+            assert int(resources.get("gpu", 0)) == asked.get("gpu", 0), job
+            assert int(job.get("threads", 1)) == asked["threads"], job
+            assert int(resources["mem_mb"]) == asked["mem_mb"], job
+            assert int(resources["runtime"]) == asked["runtime"], job
+            if asked.get("gpu"):
+                lease = f"python scripts/with_gpus.py --gpus {asked['gpu']} --expected "
+                assert job["command"].startswith(f"{lease}{asked['gpu']} -- python scripts/"), job
+                assert f"--threads {asked['threads']} " in job["command"], job
+
+
+def test_a_demand_that_snakemake_lowers_is_still_compared_with_the_configuration(
+    checkout: Checkout,
+) -> None:
+    target = "results/pretraining/coco/backbone.safetensors"
+    result = checkout.snakemake("-n", "--resources", "gpu=0", "--", target)
+    assert "with_gpus.py --gpus 0 --expected 1 -- python scripts/train_detector.py" in result.output
+
+
+def test_every_rule_that_runs_a_program_says_how(rules: dict[str, dict[str, Any]]) -> None:
+    for name, rule in rules.items():
+        if name == "all":
+            assert not rule["command"]
+            continue
+        assert rule["log"] and rule["command"].endswith(" 2> {log}"), name
+        assert rule["benchmark"].endswith(".tsv"), name
+        assert rule["conda"].endswith(".yaml"), name
+        assert rule["local"] or {"mem_mb", "runtime"} <= set(rule["resources"]), name
+        assert rule["local"] == (name in LOCAL), name
+
+
+def test_every_rule_sets_its_threads(repository: Path) -> None:
+    text = "\n".join(file.read_text() for file in (repository / "workflow/rules").glob("*.smk"))
+    blocks = re.findall(r"^ *rule (\w+):\n(.*?)(?=^\S|^ *rule |\Z)", text, re.M | re.S)
+    assert len(blocks) > 10
+    assert [name for name, body in blocks if "threads:" not in body and name not in LOCAL] == []
+
+
+def test_every_program_belongs_to_a_rule(checkout: Checkout, jobs: list[dict[str, str]]) -> None:
+    demo = checkout.snakemake("-n", "--configfile", "config/demo.yaml").output
+    commands = demo + "".join(job["command"] for job in jobs)
+    used = set(re.findall(r"scripts/(\w+\.py) ", commands))
+    assert used == {file.name for file in (checkout.folder / "scripts").glob("*.py")}
+
+
+def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, Any]]) -> None:
+    leased = {name for name, rule in rules.items() if "scripts/with_gpus.py" in rule["command"]}
+    assert leased == {name for name, rule in rules.items() if "gpu" in rule["resources"]}
+    trainings = {"pretrain_classifier", "pretrain_detector"}
+    assert leased == trainings | {"finetune_classifier", "finetune_detector", "detect", "classify"}
+    for name in leased:
+        command = rules[name]["command"]
+        assert command.startswith("python scripts/with_gpus.py --gpus {resources.gpu} "), name
+        assert "--expected {params.gpu} -- python scripts/" in command, name

@@ -1,0 +1,297 @@
+"""A whole study in earnest, as small as it gets: what is made, what goes stale, what survives.
+
+The world has a few dozen images and the networks learn next to nothing: only the files matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from detransfer.imports import imported_files
+from detransfer.report.metrics import read_metrics
+from tests.workflow.checkout import ENVIRONMENT, Checkout, Result, copy_repository
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("tiny")]
+
+PRETRAININGS = ("random", "imagenet_cls", "coco")
+RUNS = len(PRETRAININGS)  # of each target: one seed
+WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
+CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
+WORLD = {
+    "image_size": 64,
+    "imagenet_cls": {"classes": 4, "train": 6, "val": 2},
+    "coco": {"classes": 3, "train": 12, "val": 2},
+    "voc": {"classes": len(CLASSES), "trainval2007": 8, "trainval2012": 4, "test2007": 8},
+    "caltech": {"classes": 3, "images": 14},
+}
+EVERYTHING = {
+    "render_world": 1,
+    "fetch": 10,
+    "extract": 4,
+    "index": 4,
+    "check_dataset": 4,
+    "describe_dataset": 4,
+    "import_backbone": 1,
+    "pretrain_classifier": 1,
+    "pretrain_detector": 1,
+    "export_backbone": 2,
+    "finetune_detector": RUNS,
+    "detect": RUNS,
+    "evaluate_detections": RUNS,
+    "finetune_classifier": RUNS,
+    "classify": RUNS,
+    "table1": 1,
+    "table2": 1,
+    "table5": 1,
+    "figure1": 1,
+    "all": 1,
+}
+SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "all": 1}
+CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
+
+
+def write_configuration(folder: Path) -> None:
+    """Write the demo's configuration and recipes, made smaller, as a study called tiny."""
+    content = yaml.safe_load((folder / "config" / "demo.yaml").read_text())
+    content.update(
+        study="tiny",
+        results="results/tiny",
+        data="data/tiny",
+        state="state/tiny",
+        mirror="data/tiny/mirror",
+        checksums="data/tiny/mirror/SHA256SUMS",
+        seeds=[0],
+    )
+    content["datasets"]["voc_detection"]["options"]["classes"] = list(CLASSES)
+    content["datasets"]["caltech256"]["options"]["train_per_class"] = 10
+    (folder / "config" / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    recipes = folder / "config" / "recipes"
+    (recipes / "tiny").mkdir()
+    for file in sorted((recipes / "demo").glob("*.yaml")):
+        recipe = WORLD if file.stem == "world" else smaller(yaml.safe_load(file.read_text()))
+        (recipes / "tiny" / file.name).write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+
+def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe with less to compute; a checkpoint follows every step."""
+    if "training" in recipe:
+        classifier = recipe["task"] == "classification"
+        recipe["training"].update(
+            epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
+        )
+    if "images" in recipe:
+        recipe["images"].update(size=64, resize=64)
+    if "chips" in recipe:
+        recipe["chips"].update(size=64, stride=[16, 24], scales=[{"factor": 1.0}])
+        recipe["rpn"].update(anchor_sizes=[16, 32], train_before=50, train_proposals=16)
+        recipe["head"].update(hidden=32, rois_per_chip=8)
+    if "voc" in recipe:
+        recipe.update(scales=[{"factor": 1.0}], proposals_before=50, proposals=10)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def study(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, Result]:
+    """A tiny study that has been run to its end, and what Snakemake printed."""
+    checkout = copy_repository(repository, tmp_path_factory.mktemp("tiny"))
+    write_configuration(checkout.folder)
+    assert checkout.plan(*WORDS) == EVERYTHING
+    return checkout, checkout.snakemake(*WORDS, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def tiny(study: tuple[Checkout, Result]) -> Checkout:
+    checkout, result = study
+    assert result.code == 0, result.output
+    return checkout
+
+
+@contextlib.contextmanager
+def edited(file: Path) -> Iterator[None]:
+    """Add a comment to a file for the time of the body; the content comes back, not its time."""
+    content = file.read_text()
+    file.write_text(f"{content}\n# edited\n")
+    try:
+        yield
+    finally:
+        file.write_text(content)
+
+
+@contextlib.contextmanager
+def lost(file: Path) -> Iterator[None]:
+    """Take a file away for the time of the body."""
+    aside = file.rename(file.with_name(f"{file.name}.aside"))
+    try:
+        yield
+    finally:
+        aside.rename(file)
+
+
+def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
+    checkout, result = study
+    assert result.code == 0, result.output
+    total = sum(EVERYTHING.values())
+    assert f"{total} of {total} steps (100%) done" in result.output
+    results = checkout.folder / "results" / "tiny"
+    made = {file.name for file in results.iterdir() if file.is_file()}
+    figure = {"figure1.csv", "figure1.pdf", "figure1.png"}
+    assert made == {"table1.csv", "table2.csv", "table5.csv", "world.png", *figure}
+    logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
+    assert len(logs) == total - 1  # `all` runs nothing
+    times = {str(file.relative_to(results / "benchmarks")) for file in results.rglob("*.tsv")}
+    assert {Path(name).with_suffix("") for name in logs} == {
+        Path(name).with_suffix("") for name in times
+    }
+
+
+def test_tables_have_every_pretraining_and_metric(tiny: Checkout) -> None:
+    for name, metrics in (("table2", {"mAP@0.5", "mAP@0.7"}), ("table5", {"top1"})):
+        table = pd.read_csv(tiny.folder / "results" / "tiny" / f"{name}.csv")
+        ours = table[table["n"] > 0]
+        expected = {(run, metric) for run in PRETRAININGS for metric in metrics}
+        assert set(zip(ours["run"], ours["metric"], strict=True)) == expected
+        assert ours["mean"].between(0, 100).all() and ours["std"].isna().all()
+
+
+def test_figure1_is_drawn_from_nine_overlaps_of_every_pretraining(tiny: Checkout) -> None:
+    folder = tiny.folder / "results" / "tiny"
+    table = pd.read_csv(folder / "figure1.csv")
+    ours = table[table["n"] > 0]
+    assert set(zip(ours["run"], ours["iou"], strict=True)) == {
+        (run, tenth / 10) for run in PRETRAININGS for tenth in range(1, 10)
+    }
+    for name in ("figure1.png", "world.png"):
+        with Image.open(folder / name) as picture:
+            picture.load()
+            assert min(picture.size) > 300
+    assert (folder / "figure1.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
+    files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
+    assert len(files) == 2 * RUNS
+    runs = {str(file.parent.relative_to(tiny.folder / "results/tiny")): file for file in files}
+    starts: dict[str, set[Any]] = {name: set() for name in PRETRAININGS}
+    for place, file in runs.items():
+        run = read_metrics(file)
+        assert str(run.run) == place
+        starts[run.run.pretraining].add(run.provenance["start_digest"])
+    # Both targets of a pre-training start from the same file, and the three files differ.
+    assert [len(digests) for digests in starts.values()] == [1, 1, 1]
+    assert len(set.union(*starts.values())) == 3
+
+
+def test_a_finished_study_has_nothing_to_do(tiny: Checkout) -> None:
+    result = tiny.snakemake("-n", *WORDS)
+    assert "Nothing to be done" in result.output and result.jobs() == {}
+
+
+def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
+    recipes = tiny.folder / "config" / "recipes" / "tiny"
+    with edited(recipes / "finetune_caltech256.yaml"):
+        assert tiny.plan(*WORDS) == CLASSIFICATION
+    with edited(recipes / "evaluate_voc_detection.yaml"):
+        assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING}
+    assert tiny.plan(*WORDS) == {}  # the old content is back
+
+
+def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
+    module = tiny.folder / "src/detransfer/detection/average_precision.py"
+    programs = (tiny.folder / "scripts").glob("*.py")
+    package = tiny.folder / "src/detransfer"
+    users = {each.stem for each in programs if module in imported_files(each, package)}
+    assert users == {"evaluate_detections"}
+    with edited(module):
+        assert tiny.plan(*WORDS) == SCORING
+    with edited(tiny.folder / "scripts" / "figure1.py"):
+        assert tiny.plan(*WORDS) == {"figure1": 1, "all": 1}
+
+
+def test_an_edited_reader_makes_stale_all_that_is_read(tiny: Checkout) -> None:
+    """index.py loads its reader by name, so that each reader counts for every data set."""
+    before = {"render_world", "fetch", "extract", "import_backbone"}
+    with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
+        assert tiny.plan(*WORDS) == {
+            rule: count for rule, count in EVERYTHING.items() if rule not in before
+        }
+
+
+def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
+    """A lost table by every call; what lies below the tables, when it is asked for."""
+    results = Path("results/tiny")
+    run = str(results / "detection/voc_detection/coco/seed0/metrics.json")
+    with lost(tiny.folder / results / "table5.csv"):
+        assert tiny.plan(*WORDS) == {"table5": 1, "all": 1}
+    with lost(tiny.folder / run):
+        assert tiny.plan(*WORDS, run) == {"evaluate_detections": 1}
+
+
+def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
+    result = tiny.snakemake(*WORDS, "--report", "report.html")
+    assert result.code == 0, result.output
+    report = html.unescape((tiny.folder / "report.html").read_text())
+    for caption in (tiny.folder / "workflow" / "report").glob("*.rst"):
+        words = re.split(r"{{.*?}}|\*", caption.read_text().partition("\n")[0])
+        assert max(words, key=len) in report, caption.name
+    for name in ("table1.csv", "table2.csv", "table5.csv", "figure1.png"):
+        assert f"results/tiny/{name}" in report
+    assert ", ".join(PRETRAININGS) in report  # filled into the description of the study
+
+
+def test_a_killed_study_goes_on_to_the_same_bits(tiny: Checkout) -> None:
+    """SIGKILL to everything in the middle of a training; then the same command again."""
+    place = "classification/caltech256/imagenet_cls/seed0"
+    log = tiny.folder / "results/tiny/logs/finetune_classifier/caltech256/imagenet_cls/seed0.log"
+    model = tiny.folder / "results/tiny" / place / "model.safetensors"
+    words = (*WORDS, str(model.relative_to(tiny.folder)))
+    undisturbed = model.read_bytes()
+    model.unlink()
+    kill_in_training(tiny, words, tiny.folder / "state/tiny" / place)
+    assert not model.exists()
+    # Nobody could take away the lock on the files, and Snakemake says what to do about it.
+    refused = tiny.snakemake(*words)
+    assert refused.code == 1 and "It can be removed with the --unlock argument" in refused.output
+    assert tiny.snakemake(*words, "--unlock").code == 0
+    again = tiny.snakemake(*words)
+    assert again.code == 0, again.output
+    assert again.jobs() == {"finetune_classifier": 1}
+    assert "resuming after step" in log.read_text()
+    assert model.read_bytes() == undisturbed
+
+
+def kill_in_training(tiny: Checkout, words: tuple[str, ...], state: Path) -> None:
+    """Start Snakemake, and kill its process group once the training has a checkpoint."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *words],
+        cwd=tiny.folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 60
+    try:
+        while not list(state.glob("*/checkpoint.pt")):
+            assert running.poll() is None, running.communicate()[0].decode()
+            assert time.monotonic() < end, "no checkpoint came"
+            time.sleep(0.02)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+    assert list(state.glob("*/checkpoint.pt")), "the training ended before it was killed"
