@@ -65,7 +65,7 @@ UV = { index=$$($(PIP_SETTING) :env:.index-url 2>/dev/null || $(PIP_SETTING) glo
 .install: .uv
 	@rm -f $(STAMP)
 	@echo 'Installing $(LOCK) into .venv (several gigabytes on Linux, where torch brings CUDA)'
-	@$(UV) pip sync --python .venv/bin/python --require-hashes $(LOCK)
+	@$(UV) pip sync --python .venv/bin/python --require-hashes --compile-bytecode $(LOCK)
 	@$(UV) pip install --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@$(WANTED) > $(STAMP)
 

@@ -21,7 +21,6 @@ from detransfer.data.readers.imagenet_det import (
     class_map,
     class_mapping,
     read_hierarchy,
-    write_class_map,
 )
 
 DOG, CAR, ANIMAL, POODLE = "n02084071", "n02958343", "n00015388", "n02113335"
@@ -221,10 +220,11 @@ def test_the_mapping_agrees_with_all_shortest_paths(
 
 def test_the_class_map_lies_beside_the_index(root: Path, tmp_path: Path) -> None:
     assert class_map(root, Options()) is None
-    assert not write_class_map(tmp_path, root, Options())
+    assert read_dataset("imagenet_det", root, {}).class_map is None
     (root / "wordnet.is_a.txt").write_bytes(f"{ANIMAL} {DOG}\r\n{DOG} {POODLE}\r\n".encode())
-    assert write_class_map(tmp_path, root, Options())
-    table = pd.read_csv(tmp_path / "class_map.csv")
+    write_index(tmp_path / "index", read_dataset("imagenet_det", root, {}))
+    table = read_index(tmp_path / "index").class_map
+    assert table is not None
     assert table.to_numpy().tolist() == [[DOG, 1], [POODLE, 1], [CAR, 0]]
 
     (root / "tree.xml").write_text(

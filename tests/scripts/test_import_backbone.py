@@ -252,13 +252,13 @@ def test_real_weights_for_a_network_of_ones_own(
         "from timm.models.efficientnet import _gen_mobilenet_v1\n"
         "from torch import nn\n"
         "@register_model\n"
-        "def mobilenetv1_025_leaky(pretrained=False, **options):\n"
+        "def users_own_leaky(pretrained=False, **options):\n"
         "    act = partial(nn.LeakyReLU, negative_slope=0.1)\n"
         "    return _gen_mobilenet_v1('mobilenetv1_100', 0.25, act_layer=act, **options)\n"
     )
     weights = real_data / "weights" / "mobilenetv1_025_leaky.imagenet.safetensors"
     options = ("--weights", weights, "--file", own)
-    path = import_backbone(*options, name="mobilenetv1_025_leaky", arguments={})
+    path = import_backbone(*options, name="users_own_leaky", arguments={})
     given, made = read_weights(weights)[0], read_weights(path)[0]
     assert made.keys() == {name for name in given if not name.startswith("classifier.")}
     assert all(torch.equal(made[name], given[name]) for name in made)

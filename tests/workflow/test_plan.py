@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("plan")]
 
 SEEDS, PRETRAININGS = 3, 3
 RUNS = SEEDS * PRETRAININGS
+BY_HAND = {"coco_submission.py", "cluster_superclasses.py"}  # for COCO's server, for R-FCN-3000
 LOCAL = {"all", "table1", "table2", "table5", "figure1"}
 PROBE = """
 include: "Snakefile"
@@ -61,11 +62,11 @@ def jobs(checkout: Checkout) -> list[dict[str, str]]:
 
 def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
     assert checkout.plan() == {
-        "fetch": 10,  # 3 of ImageNet, 3 of COCO, 3 of VOC, 1 of Caltech-256
-        "extract": 4,
-        "index": 4,
-        "check_dataset": 3,  # those that something is trained on: not ImageNet
-        "describe_dataset": 4,
+        "fetch": 53,  # each archive once, though two data sets share VOC 2012's
+        "extract": 10,
+        "index": 10,
+        "check_dataset": 3,  # those that something is trained on
+        "describe_dataset": 10,
         "import_backbone": 2,  # random, imagenet_cls
         "pretrain_detector": 1,  # coco
         "export_backbone": 1,
@@ -186,7 +187,7 @@ def test_every_program_belongs_to_a_rule(checkout: Checkout, jobs: list[dict[str
     demo = checkout.snakemake("-n", "--configfile", "config/demo.yaml").output
     commands = demo + "".join(job["command"] for job in jobs)
     used = set(re.findall(r"scripts/(\w+\.py) ", commands))
-    assert used == {file.name for file in (checkout.folder / "scripts").glob("*.py")}
+    assert used | BY_HAND == {file.name for file in (checkout.folder / "scripts").glob("*.py")}
 
 
 def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, Any]]) -> None:

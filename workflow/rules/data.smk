@@ -14,7 +14,7 @@ if STUDY.render_world:
             LOGS / "render_world.log",
         benchmark:
             TIMES / "render_world.tsv"
-        priority: 100
+        priority: 10
         conda:
             "../../envs/data.yaml"
         threads: STUDY.resources.data.threads
@@ -40,7 +40,7 @@ rule fetch:
         LOGS / "fetch" / "{archive}.log",
     benchmark:
         TIMES / "fetch" / "{archive}.tsv"
-    priority: 100
+    priority: 10
     retries: 2
     conda:
         "../../envs/data.yaml"
@@ -69,7 +69,7 @@ rule extract:
         LOGS / "extract" / "{dataset}.log",
     benchmark:
         TIMES / "extract" / "{dataset}.tsv"
-    priority: 100
+    priority: 10
     conda:
         "../../envs/data.yaml"
     threads: STUDY.resources.data.threads
@@ -90,7 +90,7 @@ rule check_dataset:
         LOGS / "check_dataset" / "{dataset}.log",
     benchmark:
         TIMES / "check_dataset" / "{dataset}.tsv"
-    priority: 100
+    priority: 10
     conda:
         "../../envs/data.yaml"
     threads: STUDY.resources.data.threads
@@ -148,7 +148,7 @@ rule index:
         LOGS / "index" / "{dataset}.log",
     benchmark:
         TIMES / "index" / "{dataset}.tsv"
-    priority: 100
+    priority: 10
     conda:
         "../../envs/data.yaml"
     threads: STUDY.resources.data.threads

@@ -1,6 +1,6 @@
 """The index: what every data set looks like after its reader, whatever its official format.
 
-Three or four files in one folder, with one writer and one reader:
+Files in one folder, with one writer and one reader, the last two where a data set has them:
 
 ``images.parquet``
     one row an image: ``image_id`` int32, ``path`` (relative to the extracted data set), ``width``,
@@ -11,10 +11,12 @@ Three or four files in one folder, with one writer and one reader:
     **0-based and half-open** (a box that covers the whole image is 0, 0, width, height), and the
     flags ``difficult truncated occluded crowd group_of``. Rows stand in the order of their images,
     so that the objects of an image are one slice (:attr:`Index.offsets`).
-``negatives.parquet``
-    only where people confirmed that a class is absent: ``image_id``, ``class_id`` int32.
 ``classes.csv``
     ``class_id`` (0-based, dense), ``name``, ``source_id``, ``superclass``.
+``negatives.parquet``
+    classes that people confirmed to be absent: ``image_id``, ``class_id`` int32.
+``class_map.csv``
+    classes of other data sets that mean one of these: ``source_id`` there, ``class_id`` here.
 
 Everything on the way from the files to one image is done on whole columns: OpenImages has 14.6
 million objects.
@@ -72,8 +74,8 @@ class Index:
     classes: pd.DataFrame
     root: Path
     dropped: dict[str, int] = field(default_factory=dict)  # faulty objects left out, by fault
-
     negatives: pd.DataFrame | None = None
+    class_map: pd.DataFrame | None = None
 
     @property
     def offsets(self) -> np.ndarray:
@@ -184,8 +186,17 @@ def write_index(folder: Path, index: Index) -> None:
                 compression="none" if name == "objects" else "snappy",
                 use_dictionary=[key for key in DICTIONARY if key in arrow.column_names],
             )
-    with atomic(folder / "classes.csv") as temporary:
-        classes.to_csv(temporary, index=False)
+    _write_texts(folder / "classes.csv", classes)
+    _write_texts(folder / "class_map.csv", index.class_map)
+
+
+def _write_texts(path: Path, table: pd.DataFrame | None) -> None:
+    """Write a small table as CSV; one that a data set does not have leaves no file behind."""
+    if table is None:
+        path.unlink(missing_ok=True)
+        return
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def read_index(folder: Path) -> Index:
@@ -202,11 +213,13 @@ def read_index(folder: Path) -> Index:
         absent = folder / "negatives.parquet"
         negatives = _read_numbers(absent) if absent.is_file() else None
         classes = pd.read_csv(folder / "classes.csv", keep_default_na=False, dtype=CLASS_TYPES)
+        mapped = folder / "class_map.csv"
+        class_map = pd.read_csv(mapped, dtype={"source_id": "str"}) if mapped.is_file() else None
         root = Path(os.path.normpath(folder / metadata[b"root"].decode()))
         dropped = json.loads(metadata.get(b"dropped", b"{}"))
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{folder}: not a readable index ({error}); make it again") from error
-    return Index(table.to_pandas(), objects, classes, root, dropped, negatives)
+    return Index(table.to_pandas(), objects, classes, root, dropped, negatives, class_map)
 
 
 def _read_numbers(path: Path) -> pd.DataFrame:

@@ -27,7 +27,6 @@ from detransfer.data.index import OBJECT_TYPES, Index, empty_objects
 from detransfer.data.readers.faults import Faults, Policy
 from detransfer.data.readers.imagenet_xml import Box, BoxRules, read_boxes
 from detransfer.data.readers.lists import read_lines
-from detransfer.files import atomic
 from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
@@ -94,7 +93,8 @@ def read(root: Path, options: Options) -> Index:
         }
     )
     objects = _object_table(boxes, classes, ambiguous)
-    return Index(images, objects, classes, root, dropped=faults.counts)
+    mapped = class_map(root, options)
+    return Index(images, objects, classes, root, faults.counts, class_map=mapped)
 
 
 def class_map(root: Path, options: Options) -> pd.DataFrame | None:
@@ -112,16 +112,6 @@ def class_map(root: Path, options: Options) -> pd.DataFrame | None:
     is_a = read_hierarchy(path)
     synsets = sorted({wnid for edge in is_a for wnid in edge} | set(classes))
     return class_mapping(synsets, classes, is_a)
-
-
-def write_class_map(folder: Path, root: Path, options: Options) -> bool:
-    """Write ``class_map.csv`` into the index folder; False where the hierarchy is absent."""
-    table = class_map(root, options)
-    if table is None:
-        return False
-    with atomic(folder / "class_map.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    return True
 
 
 def class_mapping(
