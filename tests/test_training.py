@@ -283,6 +283,29 @@ def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
         train(Network(), lambda epoch: Pictures(epoch, 0), recipe(), run_in(tmp_path))
 
 
+class Planted:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("fault", ["code", "cut"])
+def test_a_foreign_checkpoint_is_refused_and_not_executed(tmp_path: Path, fault: str) -> None:
+    here, planted = run_in(tmp_path), tmp_path / "executed"
+    here.state.mkdir(parents=True, exist_ok=True)
+    checkpoint = here.state / training.CHECKPOINT
+    torch.save({"model": Planted(planted)}, checkpoint)
+    if fault == "cut":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"checkpoint\.pt: the checkpoint is damaged"):
+        train(Network(), Pictures, recipe(), here)
+    assert not planted.exists()
+
+
 def test_memory_layout_changes_nothing_but_the_layout(tmp_path: Path) -> None:
     models = {}
     for layout in (True, False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -354,7 +355,13 @@ def _restore(
         litter.unlink()
     if not path.exists():
         return Progress(), _Window()
-    content = torch.load(path, map_location=run.device, weights_only=True)
+    try:
+        content = torch.load(path, map_location=run.device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"{path}: the checkpoint is damaged or no checkpoint ({error}); delete it to start "
+            "this training from the beginning"
+        ) from error
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     progress = Progress(**content["progress"])
