@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detransfer.backbone import build, fit_backbone, read_weights, save_backbone, without_classifier
+from detransfer.backbone import build, fit_backbone, read_weights, save_backbone, transferable
 from detransfer.console import InputError, run
 from detransfer.files import sha256
 from detransfer.training_run import architecture_of
@@ -52,7 +52,7 @@ def main() -> None:
         "kind": "trained",
         "source": {"start": header.get("pretraining"), "model_digest": sha256(arguments.model)},
     }
-    save_backbone(arguments.output, without_classifier(model, model.state_dict()), content)
+    save_backbone(arguments.output, transferable(model, model.state_dict()), content)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
-from detransfer.backbone import build, fit_backbone, read_weights, save_backbone, without_classifier
+from detransfer.backbone import build, fit_backbone, read_weights, save_backbone, transferable
 from detransfer.console import InputError, run
 from detransfer.files import sha256
 from detransfer.study import BackboneChoice, suggest, validate
@@ -137,7 +137,7 @@ def main() -> None:
         torch.manual_seed(arguments.seed)
     model = build(choice)
     source = fill(model, arguments)
-    state = without_classifier(model, model.state_dict())
+    state = transferable(model, model.state_dict())
     header = {
         "architecture": choice.model_dump(mode="json"),
         "pretraining": arguments.pretraining,

@@ -47,13 +47,13 @@ chips:
     - {factor: 2.0, valid_range: [0, 40]}
     - {long: 128, valid_range: [30, null]}
 rpn: {anchor_sizes: [16, 32]}
-head: {}
+head: {kind: faster_rcnn}
 """
 INFERENCE = """\
 task: detection
 scales: [{short: 128, long: 256}]
 batch_size: 1
-nms_iou: 0.45
+soft_nms_sigma: 0.45
 voc: {ious: [0.5, 0.7], convention: AP07}
 """
 
@@ -128,7 +128,17 @@ def test_training_faults_name_file_and_key(
         ("factor: 2.0", "facto: 2.0", "unknown key 'chips.scales.0.facto'; did you mean 'factor'?"),
         ("[16, 32]", "[]", "rpn.anchor_sizes: Tuple should have at least 1 item"),
         ("[16, 32]", "[16, -32]", "rpn.anchor_sizes.1: Input should be greater than 0 (got -32)"),
-        ("head: {}", "head: {positive_share: 2}", "head.positive_share: Input should be less than"),
+        (
+            "kind: faster_rcnn",
+            "kind: faster_rcnn, positive_share: 2",
+            "head.positive_share: Input should be less than",
+        ),
+        ("kind: faster_rcnn", "kind: rfcn300", "head: Input tag 'rfcn300' found using 'kind'"),
+        (
+            "kind: faster_rcnn",
+            "kind: rfcn3000, projecton: 9",
+            "unknown key 'head.projecton'; did you mean 'projection'?",
+        ),
     ],
 )
 def test_detection_faults_name_file_and_key(

@@ -22,24 +22,28 @@ from timm.models import is_model
 from torch import Tensor, nn
 
 from detransfer.console import InputError
+from detransfer.deformable import deform, without_offsets
 from detransfer.files import atomic
 from detransfer.recipes import BackboneRecipe
 from detransfer.study import BackboneChoice, suggest
 from detransfer.weights import HEADER, read_header
 
 
-def build(choice: BackboneChoice, classes: int = 0, output_stride: int = 32) -> nn.Module:
+def build(
+    choice: BackboneChoice, classes: int = 0, output_stride: int = 32, deformable_groups: int = 0
+) -> nn.Module:
     """Return an untrained timm model; ``classes=0`` leaves the classifier out.
 
     ``forward_features`` maps (n, 3, h, w) to Conv5 (n, c, h / stride, w / stride); below stride 32
-    the last stages are dilated instead of strided, so that the same weights fit every stride.
+    the last stages are dilated instead of strided, so that the same weights fit every stride. With
+    ``deformable_groups`` the last stage's 3x3 convolutions are deformable, their offsets zero.
 
     Raises InputError for an unknown name, arguments that the model does not take, or a file that
     does not register the model.
     """
     register(choice)
     try:
-        return timm.create_model(
+        model: nn.Module = timm.create_model(
             choice.name, num_classes=classes, output_stride=output_stride, **choice.arguments
         )
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
@@ -47,6 +51,9 @@ def build(choice: BackboneChoice, classes: int = 0, output_stride: int = 32) -> 
             f"backbone {choice.name!r} with arguments {choice.arguments} and stride "
             f"{output_stride} cannot be built: {error}"
         ) from error
+    if deformable_groups:
+        deform(model, deformable_groups)
+    return model
 
 
 def register(choice: BackboneChoice) -> None:
@@ -90,6 +97,26 @@ def conv5(model: nn.Module, images: Tensor, precision: str = "fp32") -> Tensor:
         network: Any = model
         features: Tensor = network.forward_features(normalise(images, model))
     return features.float()
+
+
+def conv4_and_conv5(model: nn.Module, images: Tensor, precision: str = "fp32") -> Tensor:
+    """Return Conv4 and Conv5 of uint8 images as one float32 map, Conv4's channels first.
+
+    Both have the same height and width at stride 16 and below.
+    """
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        network: Any = model
+        maps = network.forward_intermediates(
+            normalise(images, model), indices=2, intermediates_only=True
+        )
+    return torch.cat([each.float() for each in maps], 1)
+
+
+def stage_channels(model: nn.Module) -> tuple[int, int]:
+    """Return the numbers of channels of Conv4 and of Conv5."""
+    network: Any = model
+    conv4, last = (int(stage["num_chs"]) for stage in network.feature_info[-2:])
+    return conv4, last
 
 
 def hold_still(model: nn.Module, recipe: BackboneRecipe) -> None:
@@ -152,7 +179,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_backbone(model: nn.Module, path: Path) -> dict[str, Any]:
     """Load a backbone file into a timm model, strictly; return the header.
 
-    Only the classifier may be absent from the file. Raises InputError that names the first
+    Only the classifier may be absent from the file; offsets of deformable convolutions are never
+    taken from it and stay zero, as in the authors' code. Raises InputError that names the first
     parameters which are missing, too many, or of another shape.
     """
     state, header = read_weights(path)
@@ -162,8 +190,8 @@ def load_backbone(model: nn.Module, path: Path) -> dict[str, Any]:
 
 def fit_backbone(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copy the backbone's part of ``state`` into the model; see :func:`load_backbone`."""
-    own = without_classifier(model, model.state_dict())
-    given = without_classifier(model, state)
+    own = transferable(model, model.state_dict())
+    given = transferable(model, state)
     missing, surplus = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     reshaped = sorted(n for n in own.keys() & given.keys() if own[n].shape != given[n].shape)
     if missing or surplus or reshaped:
@@ -183,12 +211,13 @@ def fit_backbone(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     model.load_state_dict(given, strict=False)
 
 
-def without_classifier(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``state`` without the parameters of the timm model's classifier."""
+def transferable(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what of ``state`` other tasks start from: no classifier, and no offsets."""
     config: Any = model.pretrained_cfg
     classifier = config["classifier"] or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return {k: v for k, v in state.items() if not any(_below(k, name) for name in names)}
+    kept = without_offsets(state)
+    return {k: v for k, v in kept.items() if not any(_below(k, name) for name in names)}
 
 
 def _below(name: str, prefix: str) -> bool:

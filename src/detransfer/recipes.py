@@ -55,6 +55,12 @@ class BackboneRecipe(Strict):
     """How dense the backbone's Conv5 is, and what of the backbone moves."""
 
     output_stride: Literal[8, 16, 32] = Field(description="input pixels a step of Conv5")
+    deformable_groups: int = Field(
+        0,
+        ge=0,
+        description="groups of channels that share offsets in Conv5's deformable 3x3 convolutions "
+        "(DCNv1; SNIPER's code: 4, DeepLab's: 1); 0: plain convolutions",
+    )
     freeze: tuple[str, ...] = Field((), description="prefixes of parameter names kept fixed")
     batch_norm: Literal["frozen", "trained"] = Field(
         description="frozen: stored statistics, fixed scale and shift; trained: of the batch"
@@ -141,9 +147,10 @@ class RpnRecipe(Strict):
     train_proposals: int = Field(300, gt=0, description="proposals a chip after suppression")
 
 
-class HeadRecipe(Strict):
+class FasterRcnnRecipe(Strict):
     """The Faster R-CNN head: ConvProj, RoI blob, FC1, FC2, class scores, one box regression."""
 
+    kind: Literal["faster_rcnn"] = Field(description="which head")
     conv_proj: int = Field(256, gt=0, description="channels of ConvProj")
     roi_size: int = Field(14, gt=0, description="side of the RoI blob (paper: 14, code: 7)")
     hidden: int = Field(1024, gt=0, description="width of FC1 and FC2")
@@ -153,15 +160,46 @@ class HeadRecipe(Strict):
     )
 
 
+class Rfcn3000Recipe(Strict):
+    """The R-FCN-3000 head: super-classes by position-sensitive pooling, a decoupled classifier."""
+
+    kind: Literal["rfcn3000"] = Field(description="which head")
+    superclasses: int = Field(
+        1, gt=0, description="groups that the classes are clustered into (code: 1, objectness)"
+    )
+    projection: int = Field(1024, gt=0, description="channels that position-sensitive maps read")
+    roi_size: int = Field(7, gt=0, description="cells a side of position-sensitive pooling")
+    hidden: int = Field(1024, gt=0, description="width of the classifier's hidden layer")
+    rois_per_chip: int = Field(300, gt=0, description="RoIs sampled for the losses")
+    positive_share: float = Field(
+        1.0, gt=0, le=1, description="largest share of positives (1: no balancing, as the code)"
+    )
+    class_rois_per_chip: int = Field(
+        50, gt=0, description="objects' RoIs a chip that the classifier learns from, at most"
+    )
+
+
 class DetectionRecipe(Strict):
     """Training of the detector (the paper's section 4.1 and the authors' public code)."""
 
     task: Literal["detection"]
     training: TrainingRecipe
     backbone: BackboneRecipe
+    features: Literal["conv5", "conv4+conv5"] = Field(
+        "conv5",
+        description="what RPN and head read (paper: conv5; code: both, one after the other)",
+    )
     chips: ChipRecipe
     rpn: RpnRecipe
-    head: HeadRecipe
+    head: Annotated[FasterRcnnRecipe | Rfcn3000Recipe, Field(discriminator="kind")] = Field(
+        description="Faster R-CNN (COCO, OpenImages, VOC) or R-FCN-3000 (ImageNet-LOC)"
+    )
+
+    @model_validator(mode="after")
+    def _maps_fit(self) -> DetectionRecipe:
+        if self.features == "conv4+conv5" and self.backbone.output_stride > 16:
+            raise ValueError("features: conv4+conv5 needs backbone.output_stride 16 or 8")
+        return self
 
 
 class VocRecipe(Strict):
@@ -188,8 +226,12 @@ class InferenceRecipe(Strict):
     batch_size: int = Field(gt=0, description="images of one shape at once")
     proposals_before: int = Field(6000, gt=0, description="proposals kept before suppression")
     proposals: int = Field(300, gt=0, description="proposals kept a scale")
-    score_threshold: float = Field(0.001, ge=0, lt=1, description="detections below are dropped")
-    nms_iou: float = Field(gt=0, le=1, description="overlap at which a class suppresses itself")
+    score_threshold: float = Field(
+        0.001, ge=0, lt=1, description="detections below are dropped, before and after suppression"
+    )
+    soft_nms_sigma: float = Field(
+        0.55, gt=0, description="width of the Gaussian by which a class suppresses itself"
+    )
     per_image: int = Field(200, gt=0, description="detections kept an image")
     training_images: int = Field(200, gt=0, description="training images scored to see the fit")
     voc: VocRecipe

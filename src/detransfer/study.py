@@ -28,6 +28,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+# Where pydantic puts the kind of a section into the place of a fault: after so many steps.
+KIND_AT = {"pretrainings": 2, "head": 1}
 M = TypeVar("M", bound=Strict)
 
 
@@ -220,8 +222,9 @@ def suggest(word: str, known: Mapping[str, Any] | set[str] | list[str]) -> str:
 
 def _describe(model: type[Strict], fault: ErrorDetails) -> str:
     steps = [str(part) for part in fault["loc"]]
-    if steps[:1] == ["pretrainings"]:
-        del steps[2:3]  # the kind, which pydantic puts between a pre-training and its keys
+    tag = KIND_AT.get(steps[0]) if steps else None
+    if tag is not None:
+        del steps[tag : tag + 1]
     place = ".".join(steps)
     if fault["type"] == "union_tag_not_found":
         return f"key '{place}.kind' is missing"

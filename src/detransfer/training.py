@@ -188,7 +188,8 @@ def _place(model: nn.Module, recipe: TrainingRecipe, run: Run) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.compile:  # the backbone is one graph; the heads would break into many
         backbone: Any = model.backbone
-        backbone.forward_features = torch.compile(backbone.forward_features)
+        for entrance in ("forward_features", "forward_intermediates"):  # compiled when first used
+            setattr(backbone, entrance, torch.compile(getattr(backbone, entrance)))
 
 
 def _fit(progress: Progress, recipe: TrainingRecipe, run: Run, losses: dict[str, float]) -> Fit:

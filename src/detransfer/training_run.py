@@ -46,7 +46,7 @@ class TrainingJob:
 
     def backbone(self, classes: int, recipe: BackboneRecipe) -> nn.Module:
         """Return the timm model with the starting weights loaded and the recipe's parts frozen."""
-        model = build(self.architecture, classes, recipe.output_stride)
+        model = build(self.architecture, classes, recipe.output_stride, recipe.deformable_groups)
         fit_backbone(model, read_weights(self.start)[0], str(self.start))
         hold_still(model, recipe)
         return model

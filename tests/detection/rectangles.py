@@ -78,7 +78,7 @@ def write_start(path: Path, choice: BackboneChoice = TINY) -> Path:
     return path
 
 
-def detection_recipe(**changes: dict[str, Any]) -> DetectionRecipe:
+def detection_recipe(features: str = "conv5", **changes: dict[str, Any]) -> DetectionRecipe:
     """Return the recipe of a detector with two scales; ``changes`` replace keys of its parts."""
     parts: dict[str, dict[str, Any]] = {
         "training": {
@@ -109,10 +109,16 @@ def detection_recipe(**changes: dict[str, Any]) -> DetectionRecipe:
             "border": 8,
             "train_proposals": 32,
         },
-        "head": {"conv_proj": 16, "roi_size": 4, "hidden": 48, "rois_per_chip": 24},
+        "head": {
+            "kind": "faster_rcnn",
+            "conv_proj": 16,
+            "roi_size": 4,
+            "hidden": 48,
+            "rois_per_chip": 24,
+        },
     }
     merged = {name: {**part, **changes.get(name, {})} for name, part in parts.items()}
-    return DetectionRecipe.model_validate({"task": "detection", **merged})
+    return DetectionRecipe.model_validate({"task": "detection", "features": features, **merged})
 
 
 def inference_recipe(**changes: Any) -> InferenceRecipe:
@@ -127,7 +133,7 @@ def inference_recipe(**changes: Any) -> InferenceRecipe:
         "proposals_before": 300,
         "proposals": 40,
         "score_threshold": 0.01,
-        "nms_iou": 0.5,
+        "soft_nms_sigma": 0.5,
         "per_image": 20,
         "voc": {"ious": [0.3, 0.5, 0.7], "convention": "AP07"},
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_each_axis_is_scaled_back_by_what_it_was_resized_by(index: Index, tmp_pa
 
 def test_images_are_resized_by_the_rule_and_padded_to_the_grid(index: Index) -> None:
     detector: Any = ByColour()
-    recipe = at_scales({"factor": 1.25}, {"long": 64}, batch_size=3, nms_iou=1.0)
+    recipe = at_scales({"factor": 1.25}, {"long": 64}, batch_size=3)
     found = predict(detector, index, recipe, CPU, 0)
     width, height = (int(index.images[side].iloc[0]) for side in ("width", "height"))
     finest = found[found["image_id"] == 0]["score"].max()
@@ -168,38 +169,57 @@ def test_a_valid_range_excludes_its_lower_end_and_includes_its_upper() -> None:
     assert in_valid_range(boxes, high).tolist() == [False, False, False, True]
 
 
-def slow_suppression(found: list[list[float]], threshold: float) -> list[list[float]]:
-    kept: list[list[float]] = []
-    for row in sorted(found, key=lambda r: -r[4]):
-        for other in kept:
-            w = min(row[2], other[2]) - max(row[0], other[0])
-            h = min(row[3], other[3]) - max(row[1], other[1])
-            both = max(w, 0) * max(h, 0)
-            total = sum((r[2] - r[0]) * (r[3] - r[1]) for r in (row, other))
-            if row[5] == other[5] and both / (total - both) > threshold:
+def slow_soft_nms(found: list[list[float]], sigma: float, floor: float) -> list[tuple[float, ...]]:
+    """Soft-NMS from its definition, class by class: boxes, decayed score, class, by score."""
+    kept: list[tuple[float, ...]] = []
+    for class_id in sorted({row[5] for row in found}):
+        waiting = [list(row) for row in found if row[5] == class_id]
+        while waiting:
+            best = max(waiting, key=lambda row: row[4])
+            waiting.remove(best)
+            if best[4] < floor:
                 break
-        else:
-            kept.append(row)
-    return kept
+            kept.append(tuple(best))
+            for row in waiting:
+                w = min(row[2], best[2]) - max(row[0], best[0])
+                h = min(row[3], best[3]) - max(row[1], best[1])
+                both = max(w, 0) * max(h, 0)
+                total = sum((r[2] - r[0]) * (r[3] - r[1]) for r in (row, best))
+                row[4] *= math.exp(-((both / (total - both)) ** 2) / sigma)
+    return sorted(kept, key=lambda row: -row[4])
 
 
-@pytest.mark.parametrize("count", [0, 60, 1500])
-def test_each_class_suppresses_itself(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 60, 400])
+@pytest.mark.parametrize("sigma", [0.1, 0.55])
+def test_each_class_suppresses_itself_softly(count: int, sigma: float) -> None:
     draw = torch.rand(count, 6, generator=torch.Generator().manual_seed(count))
     corner = draw[:, :2] * 60
     boxes = torch.cat([corner, corner + 10 + draw[:, 2:4] * 20], 1)
     found = torch.cat([boxes, draw[:, 4:5], (draw[:, 5:] * 3).floor()], 1)
-    wanted = slow_suppression(found.tolist(), 0.45)
-    given = suppress(found, inference_recipe(nms_iou=0.45, per_image=10**6)).tolist()
-    assert given == wanted
-    assert len(wanted) < max(count, 1)
-    best = suppress(found, inference_recipe(nms_iou=0.45, per_image=7)).tolist()
-    assert best == wanted[:7]
+    wanted = slow_soft_nms(found.tolist(), sigma, 0.05)
+    recipe = inference_recipe(soft_nms_sigma=sigma, score_threshold=0.05, per_image=10**6)
+    given = suppress(found, recipe).tolist()
+    assert len(given) == len(wanted)
+    assert np.allclose(np.reshape(given, (-1, 6)), np.reshape(wanted, (-1, 6)), atol=1e-6)
+    if count > 1:
+        assert {row[4] for row in given} - set(found[:, 4].tolist())  # scores did fall
+    best = suppress(found, recipe.model_copy(update={"per_image": 7})).tolist()
+    assert best == given[:7]
+
+
+def test_equal_scores_go_to_the_earlier_row() -> None:
+    boxes = torch.tensor([[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10], [80, 0, 90, 9.0]])
+    found = torch.cat([boxes, torch.full((4, 1), 0.5), torch.tensor([[1.0], [0], [1], [0]])], 1)
+    given = suppress(found, inference_recipe(soft_nms_sigma=0.5, score_threshold=0.1))
+    assert given[:3, :4].tolist() == boxes[[0, 1, 3]].tolist()
+    assert given[:, 4].tolist() == pytest.approx([0.5] * 3)  # the copy fell to 0.5 exp(-2)
+    kept = suppress(found, inference_recipe(soft_nms_sigma=0.5, score_threshold=0.05))
+    assert kept[3].tolist() == pytest.approx([0, 0, 10, 10, 0.5 * math.exp(-2), 1])
 
 
 def test_scales_are_put_together_before_suppression(index: Index) -> None:
-    twice = at_scales({"factor": 1.25}, {"factor": 2.0}, nms_iou=0.5)
-    apart = at_scales({"factor": 1.25}, {"factor": 2.0}, nms_iou=1.0)
+    twice = at_scales({"factor": 1.25}, {"factor": 2.0}, soft_nms_sigma=0.1)
+    apart = at_scales({"factor": 1.25}, {"factor": 2.0}, soft_nms_sigma=1e9)
     detector: Any = ByColour()
     count = int((~index.objects["difficult"]).sum())
     found = predict(detector, index, twice, CPU, 0)
@@ -214,7 +234,7 @@ def test_scales_are_put_together_before_suppression(index: Index) -> None:
 
 def test_an_image_keeps_its_best_only(index: Index) -> None:
     detector: Any = ByColour()
-    recipe = at_scales({"factor": 1.25}, {"factor": 2.0}, per_image=2)
+    recipe = at_scales({"factor": 1.25}, {"factor": 2.0}, soft_nms_sigma=0.1, per_image=2)
     counts = predict(detector, index, recipe, CPU, 0)["image_id"].value_counts()
     wanted = index.objects[~index.objects["difficult"]]["image_id"].value_counts().clip(upper=2)
     assert counts.sort_index().tolist() == wanted.sort_index().tolist()

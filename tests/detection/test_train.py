@@ -11,7 +11,7 @@ import torch
 from detransfer.backbone import build, mean_colour
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index
-from detransfer.detection.detector import IGNORED
+from detransfer.detection.rpn import IGNORED
 from detransfer.detection.train import ChipDataset, Scene, chip_plan, chip_scale, scenes
 from detransfer.recipes import ScaleRecipe
 from tests.detection.rectangles import COLOURS, TINY, detection_recipe, write_rectangles

@@ -158,7 +158,7 @@ def test_the_metrics_say_where_they_come_from(evaluation: Evaluation) -> None:
     ("changes", "differs"),
     [
         ({"scales": [{"factor": 1.0}]}, "inference"),
-        ({"nms_iou": 0.4}, "inference"),
+        ({"soft_nms_sigma": 0.4}, "inference"),
         ({"score_threshold": 0.2}, "inference"),
         ({"proposals": 17}, "inference"),
         ({"voc": {**VOC, "strict_overlap": True}}, "metric"),

@@ -167,7 +167,10 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
         )
     recipe = validate(ClassificationRecipe, header["recipe"], str(path))
     architecture = architecture_of(header, path)
-    backbone = build(architecture, len(header["classes"]), recipe.backbone.output_stride)
+    network = recipe.backbone
+    backbone = build(
+        architecture, len(header["classes"]), network.output_stride, network.deformable_groups
+    )
     model = Classifier(backbone, recipe)
     try:
         model.load_state_dict(state)

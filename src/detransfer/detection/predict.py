@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import batched_nms
 from torchvision.transforms.v2 import functional as transform
 
 from detransfer.backbone import build, mean_colour, read_weights
@@ -25,6 +24,7 @@ from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
+from detransfer.detection.suppression import soft_nms
 from detransfer.detection.train import chip_scale
 from detransfer.recipes import DetectionRecipe, InferenceRecipe, ScaleRecipe
 from detransfer.study import validate
@@ -56,7 +56,10 @@ def load_detector(path: Path) -> tuple[Detector, list[str]]:
     """
     state, header = read_weights(path)
     recipe = validate(DetectionRecipe, header.get("recipe", {}), f"{path}: recipe in the header")
-    backbone = build(architecture_of(header, path), 0, recipe.backbone.output_stride)
+    network = recipe.backbone
+    backbone = build(
+        architecture_of(header, path), 0, network.output_stride, network.deformable_groups
+    )
     detector = Detector(backbone, len(header["classes"]), recipe)
     try:
         detector.load_state_dict(state)
@@ -94,8 +97,18 @@ def in_valid_range(boxes: Tensor, scale: ScaleRecipe) -> Tensor:
 
 def suppress(found: Tensor, recipe: InferenceRecipe) -> Tensor:
     """Suppress within each class and keep the best of an image; (m, 6) box, score, class."""
-    kept = batched_nms(found[:, :4], found[:, 4], found[:, 5].long(), recipe.nms_iou)
-    return found[kept[: recipe.per_image]]
+    values = found.numpy()
+    rows, scores = soft_nms(
+        values[:, :4],
+        values[:, 4],
+        values[:, 5],
+        recipe.soft_nms_sigma,
+        recipe.score_threshold,
+        recipe.per_image,
+    )
+    kept = found[torch.from_numpy(rows)]
+    kept[:, 4] = torch.from_numpy(scores)
+    return kept
 
 
 def views(index: Index, rows: range, scales: tuple[ScaleRecipe, ...]) -> list[View]:

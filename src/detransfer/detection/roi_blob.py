@@ -7,8 +7,6 @@ value after the other.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,14 +16,13 @@ SAMPLES = 2  # a side of a bin
 
 
 class RoiBlob(nn.Module):
-    """The blobs (k, c, side, side) of all RoIs on ConvProj, in the order of the images."""
+    """The blobs (k, c, side, side) of all RoIs on maps (n, c, h, w), in the order of the images."""
 
     def __init__(self, side: int, stride: int) -> None:
         super().__init__()
         self.side, self.stride = side, stride
 
-    def forward(self, features: dict[str, Tensor], proposals: list[Tensor], _: Any) -> Tensor:
-        maps = features["conv_proj"]
+    def forward(self, maps: Tensor, proposals: list[Tensor]) -> Tensor:
         if maps.device.type == "cpu":
             return gather_roi_align(maps, proposals, self.side, self.stride)
         scale = 1 / self.stride

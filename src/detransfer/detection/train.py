@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as transform
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
 from detransfer.detection.chips import Chip, ChipPlan, ChipScale, image_chips, mirror
-from detransfer.detection.detector import IGNORED
+from detransfer.detection.rpn import IGNORED
 from detransfer.recipes import ChipRecipe, ScaleRecipe
 from detransfer.training import Example
 
