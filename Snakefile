@@ -17,6 +17,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/detection.smk"
+include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/report.smk"
 

@@ -81,7 +81,9 @@ Pretraining = Annotated[Untrained | Imported | Trained, Field(discriminator="kin
 class Target(Strict):
     """A data set with a task; every pre-training is fine-tuned on it for every seed."""
 
-    task: Literal["detection", "classification"] = Field(description="what is learnt")
+    task: Literal["detection", "classification", "segmentation"] = Field(
+        description="what is learnt"
+    )
     dataset: Name = Field(description="the data set it is learnt on")
 
 
@@ -167,6 +169,16 @@ class Study(Strict):
     def trained(self) -> dict[str, Trained]:
         """The pre-trainings that the study trains itself."""
         return {name: p for name, p in self.pretrainings.items() if isinstance(p, Trained)}
+
+    @property
+    def detectors(self) -> dict[str, Trained]:
+        """The pre-trainings on detection that the study trains itself."""
+        return {name: given for name, given in self.trained.items() if given.kind == "detection"}
+
+    @property
+    def contrasts(self) -> dict[str, str]:
+        """What the paper asks about: a pre-training on detection, and the one it started from."""
+        return {name: given.start for name, given in self.detectors.items()}
 
     def targets_of(self, task: str) -> dict[str, Target]:
         """The targets with a given task."""

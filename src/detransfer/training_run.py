@@ -85,9 +85,12 @@ def training_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def open_job(arguments: argparse.Namespace, program: Path) -> TrainingJob:
+def open_job(
+    arguments: argparse.Namespace, program: Path, offsets: Path | None = None
+) -> TrainingJob:
     """Prepare a training program: threads, device, seed, data and the run's identity.
 
+    ``offsets`` is a second file of weights that the training starts from, where it has one.
     Raises InputError when the start does not say which network it belongs to.
     """
     device = use_machine(arguments.threads)
@@ -104,6 +107,7 @@ def open_job(arguments: argparse.Namespace, program: Path) -> TrainingJob:
         "start_digest": sha256(arguments.start),
         "seed": arguments.seed,
         "code_digest": code_digest(code),
+        **({"offsets_digest": sha256(offsets)} if offsets else {}),
     }
     run_digest = digest(f"{name}={value}" for name, value in sorted(identity.items()))
     state = arguments.state / run_digest[:16]

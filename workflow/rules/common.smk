@@ -15,8 +15,8 @@ from detransfer.console import InputError
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
-from detransfer.recipes import check_recipes
-from detransfer.study import Imported, Untrained, load_study
+from detransfer.recipes import SegmentationRecipe, check_recipes
+from detransfer.study import Imported, Untrained, load_recipe_file, load_study
 
 try:
     STUDY = load_study(config, "configuration")
@@ -109,6 +109,14 @@ def target_dataset(wildcards):
 def target_recipe(stage):
     """An input function: the recipe of a stage for the target in the wildcards."""
     return lambda wildcards: STUDY.recipe(f"{stage}_{wildcards.target}")
+
+
+def kept_offsets(wildcards):
+    """The detector whose offsets a segmenter keeps: of a pre-training on detection, if asked to."""
+    recipe = load_recipe_file(STUDY.recipe(f"finetune_{wildcards.target}"), SegmentationRecipe)
+    if recipe.offsets == "zero" or wildcards.pretraining not in STUDY.detectors:
+        return []
+    return RESULTS / "pretraining" / wildcards.pretraining / "model.safetensors"
 
 
 def rendered_archive(wildcards):
