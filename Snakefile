@@ -26,8 +26,12 @@ localrules:
     all,
     table1,
     table2,
+    table4,
+    table4_classes,
     table5,
     figure1,
+    figure3,
+    figure4,
 
 
 rule all:

@@ -6,6 +6,7 @@ import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -42,7 +43,13 @@ ONLY_RUN, ONLY_BASELINE = PALETTE[0], PALETTE[1]  # blue and orange
 OF_CLASSES = [*PALETTE[2:7], *PALETTE[8:]]  # what is left without grey
 DIMMED = 0.35  # how much of the image shows through a mask
 WIDTH, TILE = 6.8, 0.8  # inches: a page, and the height of a row
-STYLE = {"font.size": 8, "legend.fontsize": 7, "axes.titlesize": 8, "pdf.fonttype": 42}
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "pdf.fonttype": 42,  # text stays text
+}
 Colour = tuple[float, float, float]
 
 
@@ -179,7 +186,7 @@ def draw(pairs: list[Pair], chosen: pd.DataFrame) -> plt.Figure:
     """Draw a block of rows for each pair: a column an image, a row a view of it."""
     sns.set_theme(style="white", rc=STYLE)
     rows = 5
-    figure = plt.figure(figsize=(WIDTH, (rows * TILE + 0.75) * len(pairs)))
+    figure = plt.figure(figsize=(WIDTH, (rows * TILE + 1.0) * len(pairs)))
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     blocks = figure.subfigures(len(pairs), squeeze=False)[:, 0]
     keys = ["target", "run", "baseline"]
@@ -191,7 +198,7 @@ def draw(pairs: list[Pair], chosen: pd.DataFrame) -> plt.Figure:
 
 
 def draw_block(block: plt.Figure, pair: Pair, chosen: pd.DataFrame) -> None:
-    """Draw the chosen images of one pair, and the legends below them."""
+    """Draw the chosen images of one pair, and below them what the colours mean."""
     shown = examples(pair, chosen)
     colours = class_colours(shown)
     run_name, baseline_name = (str(chosen[name].iloc[0]) for name in ("run", "baseline"))
@@ -203,33 +210,37 @@ def draw_block(block: plt.Figure, pair: Pair, chosen: pd.DataFrame) -> None:
             axes.imshow(view, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             sns.despine(ax=axes, left=True, bottom=True)
-        grid[0, column].set_title(f"{row.chosen_as}\n{row.gain:+.0f}")
+        grid[0, column].set_title(f"{row.chosen_as}\n{row.gain:+.1f} points")
     names = ("image", "truth", baseline_name, run_name, "difference")
     for axes, name in zip(grid[:, 0], names, strict=True):
         axes.set_ylabel(name)
-    legend(block, pair, colours, run_name, baseline_name)
+    legends(block, pair, colours, run_name, baseline_name)
 
 
-def legend(
+def legends(
     block: plt.Figure, pair: Pair, colours: dict[int, Colour], run_name: str, baseline_name: str
 ) -> None:
-    """Say what the colours of the classes and of the difference mean."""
-    classes = pair.index.classes["name"]
-    entries = [
-        Patch(color=colour, label=classes[label])
-        for label, colour in colours.items()
-        if colour != DARK
-    ]
+    """Say what the colours of the classes (left) and of the difference (right) mean."""
+    names = pair.index.classes["name"]
+    classes = [Patch(color=c, label=names[label]) for label, c in colours.items() if c != DARK]
     if DARK in colours.values():
-        entries.append(Patch(color=DARK, label="other classes"))
-    entries += [
+        classes.append(Patch(color=DARK, label="other classes"))
+    different = [
         Patch(color=ONLY_RUN, label=f"only {run_name} right"),
         Patch(color=ONLY_BASELINE, label=f"only {baseline_name} right"),
         Patch(color=DARK, label="neither right"),
-        Patch(color=LIGHT, label="both right, background"),
+        Patch(color=LIGHT, label="both right"),
         Patch(facecolor=WHITE, edgecolor="0.5", linewidth=0.5, label="void"),
     ]
-    block.legend(handles=entries, frameon=False, loc="outside lower center", ncols=5)
+    look: dict[str, Any] = {
+        "title_fontsize": 7,
+        "alignment": "left",
+        "frameon": False,
+        "handlelength": 1.2,
+        "columnspacing": 1.2,
+    }
+    block.legend(handles=classes, title="masks", ncols=3, loc="outside lower left", **look)
+    block.legend(handles=different, title="difference", ncols=2, loc="outside lower right", **look)
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ runs. All numbers, and those of the pixel accuracy, are written to a CSV; the pi
 that file alone.
 """
 REGIONS = {"trimap": trimap, "anti-trimap": anti_trimap}
+Look = tuple[tuple[float, float, float], str]  # colour and marker of a run
 METRICS = {"mIoU": mean_iou, "pixel_accuracy": pixel_accuracy}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
@@ -52,7 +53,7 @@ STYLE = {
     "ytick.major.width": 0.8,
     "pdf.fonttype": 42,  # text stays text
 }
-WIDTH, HEIGHT = 3.3, 3.5  # inches, of the panels of one target: one column
+WIDTH, HEIGHT = 3.3, 1.7  # inches: one column, and a row of panels
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -150,7 +151,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
     figure, grid = plt.subplots(
         rows * len(targets),
         len(REGIONS),
-        figsize=(WIDTH, HEIGHT * rows / 2 * len(targets)),
+        figsize=(WIDTH, HEIGHT * rows * len(targets)),
         sharex=True,
         sharey="row",
         squeeze=False,
@@ -159,20 +160,10 @@ def draw(table: pd.DataFrame) -> plt.Figure:
     colours = sns.color_palette("colorblind", len(names))
     looks = dict(zip(names, zip(colours, itertools.cycle(MARKERS)), strict=False))
     for place, target in enumerate(targets):
-        own = table[table["target"] == target]
-        for column, region in enumerate(REGIONS):
-            part = own[own["region"] == region]
-            panels = grid[rows * place : rows * (place + 1), column]
-            draw_panel(panels[0], part[part["baseline"] == ""], looks)
-            title = region if len(targets) == 1 else f"{target}: {region}"
-            panels[0].set_title(title)
-            if rows == 2:
-                panels[1].axhline(0, color="0.5", linewidth=0.8, linestyle=(0, (3, 2)))
-                draw_panel(panels[1], part[part["baseline"] != ""], looks)
-        grid[rows * place, 0].set_ylabel("mIoU (%)")
-        if rows == 2:
-            grid[rows * place + 1, 0].set_ylabel("gap (points)")
-            grid[rows * place + 1, 0].legend(frameon=False, loc="best")
+        panels = grid[rows * place : rows * (place + 1)]
+        draw_target(panels, comparable(table[table["target"] == target]), looks)
+        for axes, region in zip(panels[0], REGIONS, strict=True):
+            axes.set_title(region if len(targets) == 1 else f"{target}: {region}")
     for axes in grid[-1]:
         axes.set(xlabel="width (pixels)", xlim=(0, WIDTHS + 1), xticks=range(0, WIDTHS + 1, 10))
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -181,9 +172,32 @@ def draw(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def draw_panel(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, tuple]) -> None:
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the widths at which every class of the target still has true pixels.
+
+    Beyond them the mean is one over other classes, and its changes say nothing about the width.
+    """
+    return table[table["classes"] == table["classes"].max()]
+
+
+def draw_target(panels: np.ndarray, table: pd.DataFrame, looks: dict[str, Look]) -> None:
+    """Draw the scores of one target and, in a second row of panels, its gaps."""
+    gaps = table[table["baseline"] != ""]
+    for column, region in enumerate(REGIONS):
+        inside = table["region"] == region
+        draw_lines(panels[0, column], table[inside & (table["baseline"] == "")], looks)
+        if len(panels) == 2:
+            panels[1, column].axhline(0, color="0.4", linewidth=0.8, linestyle=(0, (3, 2)))
+            draw_lines(panels[1, column], gaps[gaps["region"] == region], looks)
+    panels[0, 0].set_ylabel("mIoU (%)")
+    if len(panels) == 2:
+        baselines = " or ".join(gaps["baseline"].unique())
+        panels[1, 0].set_ylabel(f"minus {baselines}\n(points)")
+
+
+def draw_lines(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, Look]) -> None:
     """Draw runs, or gaps, over the width: the mean over seeds and the band of the images."""
-    for (name, baseline), rows in table.groupby(["run", "baseline"], sort=False):
+    for (name, _), rows in table.groupby(["run", "baseline"], sort=False):
         colour, marker = looks[str(name)]
         axes.fill_between(
             rows["width"], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0
@@ -196,7 +210,7 @@ def draw_panel(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, tuple]) -> 
             marker=marker,
             markersize=3,
             markevery=(4, 10),
-            label=f"{name} \N{MINUS SIGN} {baseline}" if baseline else name,
+            label=name,
         )
 
 
@@ -204,7 +218,7 @@ def main() -> None:
     arguments = parse_arguments()
     write_table(arguments.csv, numbers(arguments.runs, arguments.contrast))
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
-    figure = draw(pd.read_csv(arguments.csv))
+    figure = draw(pd.read_csv(arguments.csv, dtype={"baseline": "str"}))
     # Without the date and the version, equal numbers give equal files.
     with atomic(arguments.pdf) as temporary:
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})

@@ -89,7 +89,7 @@ def test_many_counts_are_scored_at_once() -> None:
 
 
 def example() -> tuple[Confusion, np.ndarray]:
-    """Random cells of four images, the third without any, and the dense array that they stand for."""
+    """Random cells of four images, the third without any, and the dense array they stand for."""
     rng = np.random.default_rng(0)
     dense = rng.integers(0, 50, (4, FAR, 3, 3)) * (rng.random((4, FAR, 3, 3)) < 0.2)
     dense[2] = 0
@@ -124,5 +124,5 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a readable confusion table"):
         read_confusion(path)
     path.write_bytes(b"text")
-    with pytest.raises(InputError, match="confusion.parquet: not a readable"):
+    with pytest.raises(InputError, match=r"confusion\.parquet: not a readable"):
         read_confusion(path)

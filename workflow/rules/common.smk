@@ -28,6 +28,7 @@ except InputError as error:
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.archives})
+TASKS = ("detection", "segmentation", "classification")
 GIVEN = [name for name in STUDY.pretrainings if name not in STUDY.trained]
 
 
@@ -161,6 +162,28 @@ def runs(task, file):
     )
 
 
+def evaluated(task):
+    """The indices and images of all targets of a task."""
+    datasets = {given.dataset for given in STUDY.targets_of(task).values()}
+    return [file for name in sorted(datasets) for file in [*index_files(name), images(name)]]
+
+
+def contrasts():
+    """The options of a comparison: each pre-training on detection with what it started from."""
+    return [f"--contrast {name} {start}" for name, start in STUDY.contrasts.items()]
+
+
+def pairs(task):
+    """The options of a comparison of images: two runs of the first seed, their index and split."""
+    options = []
+    for target, given in STUDY.targets_of(task).items():
+        where = f"{index_folder(given.dataset)} {DATASETS[given.dataset].eval_split}"
+        for names in STUDY.contrasts.items():
+            two = (RESULTS / task / target / name / f"seed{STUDY.seeds[0]}" for name in names)
+            options.append(f"--pair {' '.join(map(str, two))} {where}")
+    return options
+
+
 def tables_and_figures():
     """All that a study makes; the runs' metrics too, so that a lost one is made again."""
     made = [f"datasets/{name}/statistics.png" for name in STUDY.described]
@@ -168,7 +191,11 @@ def tables_and_figures():
         made += ["table1.csv"]
     if STUDY.targets_of("detection"):
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
+    if STUDY.targets_of("segmentation"):
+        made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
+    if STUDY.targets_of("segmentation") and STUDY.contrasts:
+        made += ["figure3.csv", "figure3.pdf", "figure3.png"]
     if STUDY.targets_of("classification"):
         made += ["table5.csv"]
-    metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")
+    metrics = [file for task in TASKS for file in runs(task, "metrics.json")]
     return [RESULTS / name for name in made] + metrics

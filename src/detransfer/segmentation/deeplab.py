@@ -92,14 +92,12 @@ class Segmenter(nn.Module):
             return self.scores(images, "fp32")
         assert targets is not None
         colour = mean_colour(self.backbone).to(images.device).view(3, 1, 1)
-        masks = images.new_full((len(images), *images.shape[2:]), VOID)
-        for image, mask, given in zip(images, masks, targets, strict=True):
-            height, width = given.shape
+        for image, mask in zip(images, targets, strict=True):
+            height, width = mask.shape
             image[:, height:] = colour
             image[:, :, width:] = colour
-            mask[:height, :width] = given
         scores = self.scores(images, self.recipe.training.precision)
-        return {"loss_pixels": pixel_loss(scores, masks)}
+        return {"loss_pixels": pixel_loss(scores, targets)}
 
     def scores(self, images: Tensor, precision: str) -> Tensor:
         """Return the float32 scores (n, classes, h, w) of uint8 images (n, 3, h, w).
@@ -107,21 +105,42 @@ class Segmenter(nn.Module):
         One step of Conv5 covers ``output_stride`` pixels, and its scores belong to their middle.
         """
         scores: Tensor = self.head(conv5(self.backbone, images, precision))
-        stride = float(self.recipe.backbone.output_stride)
-        enlarged = F.interpolate(scores, scale_factor=stride, mode="bilinear")
-        return enlarged[:, :, : images.shape[2], : images.shape[3]]
+        height, width = images.shape[2:]
+        return enlarge(scores, height, width, self.recipe.backbone.output_stride)
 
 
-def pixel_loss(scores: Tensor, masks: Tensor) -> Tensor:
+def enlarge(scores: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """Interpolate scores (..., h, w) bilinearly to (..., height, width), ``stride`` pixels a cell.
+
+    As torch's ``interpolate`` from the middles of cells to those of pixels, but as two products,
+    which take a third of its time on a processor.
+    """
+    rows, columns = (
+        _shares(pixels, cells, stride).to(scores)
+        for pixels, cells in zip((height, width), scores.shape[-2:], strict=True)
+    )
+    return rows @ scores @ columns.T
+
+
+def _shares(pixels: int, cells: int, stride: int) -> Tensor:
+    """Return the share of each cell of a line in each of its pixels, (pixels, cells)."""
+    at = ((torch.arange(pixels) + 0.5) / stride - 0.5).clamp(0, cells - 1)
+    return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+def pixel_loss(scores: Tensor, masks: list[Tensor]) -> Tensor:
     """Return the cross-entropy over labelled pixels, averaged in each image, then over images.
 
     Images weigh alike whatever their size, as in the authors' code with its one image a device. An
-    image without any labelled pixel counts as zero. ``scores`` (n, classes, h, w), ``masks``
-    (n, h, w) with VOID where nothing is learnt.
+    image without any labelled pixel counts as zero. ``scores`` (n, classes, h, w) reach as far as
+    the largest of the ``masks``, each uint8 of the size of its image.
     """
-    losses = F.cross_entropy(scores, masks.long(), ignore_index=VOID, reduction="none")
-    labelled = (masks != VOID).sum((1, 2)).clamp(min=1)
-    return (losses.sum((1, 2)) / labelled).mean()
+    losses = []
+    for image, mask in zip(scores, masks, strict=True):
+        own = image[None, :, : mask.shape[0], : mask.shape[1]]
+        total = F.cross_entropy(own, mask[None].long(), ignore_index=VOID, reduction="sum")
+        losses.append(total / (mask != VOID).sum().clamp(min=1))
+    return torch.stack(losses).mean()
 
 
 def load_segmenter(path: Path) -> tuple[Segmenter, dict[str, Any]]:
