@@ -59,8 +59,8 @@ def estimate(own: Mapping[int, Scores], baseline: Mapping[int, Scores] | None = 
     """
     if baseline is not None and own.keys() != baseline.keys():
         raise InputError(
-            f"seeds {sorted(own)} cannot be compared with seeds {sorted(baseline)}: run the missing "
-            "ones, or leave the others out"
+            f"seeds {sorted(own)} cannot be compared with seeds {sorted(baseline)}: run the "
+            "missing ones, or leave the others out"
         )
     seeds = [scores.minus(baseline[s]) if baseline else scores for s, scores in own.items()]
     values = np.stack([scores.value for scores in seeds])
