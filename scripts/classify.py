@@ -39,7 +39,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--split", required=True, help="split to evaluate on")
     add("--threads", type=int, default=1, help="processor cores to use")
     add("--pretraining", required=True, help="name of the run's pre-training, for the record")
-    add("--dataset", required=True, help="name of the run's data set, for the record")
+    add("--target", required=True, help="name of the run's target, for the record")
+    add("--dataset", required=True, help="name of the target's data set, for the record")
     add("--seed", type=int, required=True, help="the run's seed, for the record")
     add("--predictions", type=Path, required=True, help="parquet file to write")
     add("--output", type=Path, required=True, help="metrics.json to write")
@@ -99,7 +100,13 @@ def main() -> None:
     write_predictions(arguments.predictions, table)
     code = code_digest(imported_files(Path(__file__), Path(detransfer.__file__).parent))
     metrics = RunMetrics(
-        run=RunName("classification", arguments.dataset, arguments.pretraining, arguments.seed),
+        run=RunName(
+            "classification",
+            arguments.target,
+            arguments.dataset,
+            arguments.pretraining,
+            arguments.seed,
+        ),
         metrics=metrics_of(accuracy(images.class_ids, predicted), len(images)),
         fit=fit,
         comparability={

@@ -43,7 +43,8 @@ def parse() -> argparse.Namespace:
     add("--training-splits", nargs="+", required=True, help="splits of the training images")
     add("--recipe", type=Path, required=True, help="recipe of inference and scoring")
     add("--pretraining", required=True, help="name of the pre-training")
-    add("--dataset", required=True, help="name of the data set")
+    add("--target", required=True, help="name of the target")
+    add("--dataset", required=True, help="name of the target's data set")
     add("--seed", type=int, required=True, help="seed of the run")
     add("--output", type=Path, required=True, help="metrics.json to write")
     add("--classes", type=Path, required=True, help="CSV of the classes' average precisions")
@@ -108,7 +109,9 @@ def main() -> None:
     fitted = metrics(training_result, recipe.voc, len(training.images))
     fit, header = read_run(arguments.fit, arguments.model)
     run_metrics = RunMetrics(
-        run=RunName("detection", arguments.dataset, arguments.pretraining, arguments.seed),
+        run=RunName(
+            "detection", arguments.target, arguments.dataset, arguments.pretraining, arguments.seed
+        ),
         metrics=metrics(result, recipe.voc, len(part.images)),
         fit={**fit, "training_score": next(m.value for m in fitted if m.name == "mAP@0.5")},
         comparability={

@@ -1,9 +1,11 @@
-"""Figure 1: mean average precision by IoU threshold, for each pre-training."""
+"""Figure 1: mean average precision by IoU threshold, for each pre-training and target."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
+import math
 from pathlib import Path
 
 import matplotlib
@@ -17,17 +19,19 @@ import seaborn as sns
 from detransfer.console import InputError, run
 from detransfer.files import atomic
 from detransfer.report.metrics import read_metrics
+from detransfer.report.published import COLUMNS as PUBLISHED
 from detransfer.report.published import UNIT, read_published
 from detransfer.report.tables import join_published, summarise, write_table
 
 DESCRIPTION = """\
 Figure 1: mean average precision by IoU threshold for each pre-training, mean and sample deviation
-over the seeds. The numbers are written to a CSV, and the picture is drawn from that file alone:
-lines are our means, bars one deviation, open markers the paper's numbers.
+over the seeds, a panel for each target. The numbers are written to a CSV, and the picture is drawn
+from that file alone: lines are our means, bars one deviation, open markers the paper's numbers.
 """
 METRICS = {f"mAP@{step / 10}": step / 10 for step in range(1, 10)}
-COLUMNS = ["run", "iou", "metric", "mean", "std", "n", "published"]
+COLUMNS = ["target", "dataset", "run", "iou", "metric", "mean", "std", "n", "published"]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+Look = tuple[tuple[float, float, float], str]  # colour and marker of a run
 STYLE = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -39,7 +43,8 @@ STYLE = {
     "ytick.major.width": 0.8,
     "pdf.fonttype": 42,  # text stays text
 }
-WIDTH, HEIGHT = 3.3, 2.6  # inches: one column
+WIDTH, HEIGHT = 3.3, 2.6  # inches, of a panel: one column
+ACROSS = 2  # panels in a row: the width of a page
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,32 +61,46 @@ def parse_arguments() -> argparse.Namespace:
 def numbers(runs: list[Path], published: Path | None) -> pd.DataFrame:
     """Return the figure's table; raises InputError for runs that no figure can hold together."""
     summary = summarise([read_metrics(path) for path in runs], list(METRICS))
-    datasets = list(summary["dataset"].unique())
-    if len(datasets) > 1:
-        raise InputError(f"the figure is about one data set, given are {', '.join(datasets)}")
-    if (summary["unit"] != UNIT).any():
-        raise InputError(f"{datasets[0]}: mAP is in {summary['unit'].iloc[0]!r}, not in {UNIT!r}")
-    columns = ["dataset", "run", "metric", "published", "measured_by"]
-    paper = (
-        pd.DataFrame(columns=columns)
-        if published is None
-        else read_published(published, datasets[0])
-    )
+    other = summary[summary["unit"] != UNIT]
+    if len(other):
+        row = other.iloc[0]
+        raise InputError(f"{row['target']}: mAP is in {row['unit']!r}, not in {UNIT!r}")
+    paper = pd.DataFrame(columns=PUBLISHED) if published is None else read_published(published)
     table = join_published(summary, paper)
     ours = table[table["n"] > 0]
     return ours.assign(iou=ours["metric"].map(METRICS))[COLUMNS]
 
 
 def draw(table: pd.DataFrame) -> plt.Figure:
-    """Draw the figure's table, one line for each run in the table's order."""
+    """Draw the figure's table: a panel a target, a line a run, both in the table's order."""
     sns.set_theme(style="ticks", rc=STYLE)
-    figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
-    names = list(table["run"].unique())
-    for place, (name, colour) in enumerate(
-        zip(names, sns.color_palette("colorblind", len(names)), strict=True)
-    ):
-        rows = table[table["run"] == name]
-        marker = MARKERS[place % len(MARKERS)]
+    targets, names = list(table["target"].unique()), list(table["run"].unique())
+    across = min(ACROSS, len(targets))
+    down = math.ceil(len(targets) / across)
+    size = (WIDTH * across, HEIGHT * down)
+    figure, grid = plt.subplots(
+        down, across, figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    panels = list(grid.flat)
+    colours = sns.color_palette("colorblind", len(names))
+    looks = dict(zip(names, zip(colours, itertools.cycle(MARKERS)), strict=True))
+    for panel, target in zip(panels, targets, strict=False):
+        rows = table[table["target"] == target]
+        draw_panel(panel, rows, looks)
+        panel.set_title(target if len(targets) > 1 else "", fontsize=8)
+        panel.set(xlabel="IoU threshold", ylabel=f"mAP ({UNIT})", ylim=(0, None))
+        panel.set_xticks(sorted(table["iou"].unique()))
+        panel.legend(frameon=False, loc="best")
+    for unused in panels[len(targets) :]:
+        unused.remove()
+    sns.despine(figure)
+    return figure
+
+
+def draw_panel(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, Look]) -> None:
+    """Draw the runs of one target, each in its colour and with its marker."""
+    for name, rows in table.groupby("run", sort=False):
+        colour, marker = looks[str(name)]
         axes.errorbar(
             rows["iou"],
             rows["mean"],
@@ -103,13 +122,8 @@ def draw(table: pd.DataFrame) -> plt.Figure:
             markerfacecolor="none",
             markeredgecolor=colour,
         )
-    axes.set(xlabel="IoU threshold", ylabel=f"mAP ({UNIT})", ylim=(0, None))
-    axes.set_xticks(sorted(table["iou"].unique()))
     if table["published"].notna().any():
         axes.errorbar([], [], fmt="ko", markersize=6, markerfacecolor="none", label="published")
-    axes.legend(frameon=False, loc="best")
-    sns.despine(figure)
-    return figure
 
 
 def main() -> None:

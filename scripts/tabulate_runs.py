@@ -13,10 +13,10 @@ from detransfer.report.tables import join_published, summarise, write_table
 DESCRIPTION = """\
 Gather the metrics.json of many runs into one table, with the paper's numbers beside ours.
 
-One row for each data set, run (pre-training) and metric: mean and sample deviation over the seeds,
-their number n, the images that each number rests on, its floor, the published number, who measured
-that, and our mean minus it. Published numbers without a run of ours stay, with n = 0. Runs that
-were not measured alike are refused.
+One row for each target (and its data set), run (pre-training) and metric: mean and sample deviation
+over the seeds, their number n, the images that each number rests on, its floor, the number that is
+published for the data set, who measured that, and our mean minus it. Published numbers without a
+run of ours stay, with n = 0. Runs of one target that were not measured alike are refused.
 """
 
 
@@ -34,9 +34,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     summary = summarise([read_metrics(path) for path in arguments.runs], arguments.metrics)
-    datasets = list(summary["dataset"].unique())
-    published = read_published(arguments.published, datasets[0] if len(datasets) == 1 else None)
-    write_table(arguments.output, join_published(summary, published))
+    table = join_published(summary, read_published(arguments.published))
+    write_table(arguments.output, table)
 
 
 if __name__ == "__main__":

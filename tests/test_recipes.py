@@ -11,6 +11,7 @@ from detransfer.recipes import (
     ClassificationRecipe,
     DetectionRecipe,
     InferenceRecipe,
+    ScaleRecipe,
     TrainingRecipe,
     check_recipes,
 )
@@ -49,12 +50,13 @@ chips:
 rpn: {anchor_sizes: [16, 32]}
 head: {kind: faster_rcnn}
 """
+FINEST = "chips: scales: the finest comes first, for the smallest objects; scales.1 is finer than"
 INFERENCE = """\
 task: detection
 scales: [{short: 128, long: 256}]
 batch_size: 1
 soft_nms_sigma: 0.45
-voc: {ious: [0.5, 0.7], convention: AP07}
+voc: {ious: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], convention: AP07}
 """
 
 
@@ -77,7 +79,7 @@ def test_valid_recipes_are_read(tmp_path: Path) -> None:
     chips = load_recipe_file(path, DetectionRecipe).chips
     assert [scale.valid_range for scale in chips.scales] == [(0, 40), (30, None)]
     path.write_text(INFERENCE)
-    assert load_recipe_file(path, InferenceRecipe).voc.ious == (0.5, 0.7)
+    assert load_recipe_file(path, InferenceRecipe).voc.ious[:2] == (0.1, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,6 @@ def test_valid_recipes_are_read(tmp_path: Path) -> None:
         ),
         ("output_stride: 16", "output_stride: 12", "backbone.output_stride: Input should be 8, 16"),
         ("resize: 110", "resize: 90", "images: resize: must be at least `size`"),
-        ("task: classification", "task: detection", "task: Input should be 'classification'"),
         ("resize: 110", "rezise: 110", "unknown key 'images.rezise'; did you mean 'resize'?"),
     ],
 )
@@ -121,13 +122,27 @@ def test_training_faults_name_file_and_key(
     ("old", "new", "message"),
     [
         ("stride: [24, 40]", "stride: [40, 24]", "chips: stride: needs 0 < lowest <= highest < s"),
-        ("stride: [24, 40]", "stride: [24, 128]", "chips: stride: needs 0 < lowest <= highest < s"),
+        ("stride: [24, 40]", "stride: [24, 127]", "chips: stride: needs 0 < lowest <= highest < s"),
         ("[30, null]", "[30, 20]", "chips.scales.1: valid_range: 30.0 to 20.0 is empty"),
+        ("[0, 40]", "[-1, 40]", "chips.scales.0: valid_range: begins at -1; sizes are 0 or more"),
+        ("long: 128", "long: 128, short: 200", "chips.scales.1: short: needs `long`, and must not"),
+        ("factor: 2.0", "factor: 2.0, short: 9", "chips.scales.0: short: needs `long`, and must"),
+        (
+            "[30, null]",
+            "[40.5, null]",
+            "chips: scales: no valid_range has the sizes from 40 to 40.5",
+        ),
+        ("{long: 128, valid_range: [30, null]}", "{factor: 3, valid_range: [30, null]}", FINEST),
+        ("[0, 40]", "[40, null]", FINEST),
+        ("[30, null]", "[30, 39]", FINEST),
         ("factor: 2.0, ", "", "chips.scales.0: give either `long`"),
         ("factor: 2.0, ", "factor: 2.0, long: 9, ", "chips.scales.0: give either `long`"),
         ("factor: 2.0", "facto: 2.0", "unknown key 'chips.scales.0.facto'; did you mean 'factor'?"),
         ("[16, 32]", "[]", "rpn.anchor_sizes: Tuple should have at least 1 item"),
         ("[16, 32]", "[16, -32]", "rpn.anchor_sizes.1: Input should be greater than 0 (got -32)"),
+        ("[16, 32]", "[16, 32, 16]", "rpn.anchor_sizes: 16 stands there twice (got [16, 32, 16])"),
+        ("[16, 32]", "[16], anchor_ratios: [1, 1.0]", "rpn.anchor_ratios: 1 stands there twice"),
+        ("[16, 32]", "[16], anchor_ratios: []", "rpn.anchor_ratios: Tuple should have at least 1"),
         (
             "kind: faster_rcnn",
             "kind: faster_rcnn, positive_share: 2",
@@ -146,13 +161,84 @@ def test_detection_faults_name_file_and_key(
 ) -> None:
     assert DETECTION.count(old) == 1
     line = refusal(tmp_path / "recipe.yaml", DETECTION.replace(old, new), DetectionRecipe)
-    assert message in line
+    assert message in line and "\n" not in line
 
 
-def test_overlap_thresholds_are_shares(tmp_path: Path) -> None:
-    text = INFERENCE.replace("0.7", "70")
+@pytest.mark.parametrize(
+    ("finer", "coarser"),
+    [
+        ({"factor": 2.0}, {"factor": 1.5}),
+        ({"long": 1280}, {"long": 512}),
+        ({"short": 800, "long": 1280}, {"short": 480, "long": 512}),
+        ({"short": 800, "long": 1280}, {"short": 600, "long": 1280}),
+        ({"short": 1400, "long": 2000}, {"short": 800, "long": 2000}),
+        ({"long": 512}, {"short": 480, "long": 512}),
+    ],
+)
+def test_a_finer_scale_enlarges_every_image_more(
+    finer: dict[str, Any], coarser: dict[str, Any]
+) -> None:
+    one, other = ScaleRecipe(**finer), ScaleRecipe(**coarser)
+    assert one.finer_than(other) and not other.finer_than(one) and not one.finer_than(one)
+    for width, height in ((500, 375), (300, 301), (100, 900)):
+        assert enlargement(one, width, height) >= enlargement(other, width, height)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"factor": 2.0}, {"long": 128}),
+        ({"short": 800, "long": 1280}, {"short": 600, "long": 1333}),
+        ({"long": 600}, {"short": 400, "long": 700}),
+    ],
+)
+def test_which_scale_is_finer_may_depend_on_the_image(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    first, second = ScaleRecipe(**one), ScaleRecipe(**other)
+    assert not first.finer_than(second) and not second.finer_than(first)
+    sizes = ((50, 20), (100, 100), (500, 490), (300, 100), (1000, 100))
+    signs = {enlargement(first, *size) > enlargement(second, *size) for size in sizes}
+    assert signs == {True, False}
+
+
+def enlargement(scale: ScaleRecipe, width: int, height: int) -> float:
+    """The factor, as SNIPER's code resizes: the shorter side first, then the longer one capped."""
+    if scale.factor is not None:
+        return scale.factor
+    assert scale.long is not None
+    cap = scale.long / max(width, height)
+    return cap if scale.short is None else min(cap, scale.short / min(width, height))
+
+
+def test_scales_of_inference_leave_no_size_out_in_any_order(tmp_path: Path) -> None:
+    scales = "[{factor: 1, valid_range: [60, null]}, {factor: 2, valid_range: [0, 40]}]"
+    text = INFERENCE.replace("[{short: 128, long: 256}]", scales)
     line = refusal(tmp_path / "recipe.yaml", text, InferenceRecipe)
-    assert line == "voc.ious.1: Input should be less than or equal to 1 (got 70)"
+    assert line == "scales: no valid_range has the sizes from 40 to 60"
+    (tmp_path / "recipe.yaml").write_text(text.replace("40]", "60]"))
+    load_recipe_file(tmp_path / "recipe.yaml", InferenceRecipe)
+    # A range inside another one hides no gap behind it.
+    nested = "[{factor: 4, valid_range: [1, 2]}, " + scales.removeprefix("[")
+    (tmp_path / "recipe.yaml").write_text(INFERENCE.replace("[{short: 128, long: 256}]", nested))
+    with pytest.raises(InputError, match="no valid_range has the sizes from 40 to 60"):
+        load_recipe_file(tmp_path / "recipe.yaml", InferenceRecipe)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.95]", "95]", "voc.ious.9: Input should be less than or equal to 1 (got 95)"),
+        ("0.95]", "0]", "voc.ious.9: Input should be greater than 0 (got 0)"),
+        ("0.95]", "0.9000000001]", "voc.ious: 0.9 stands there twice"),
+        (" 0.5,", " 0.55,", "voc: ious: 0.5 must be among them"),
+    ],
+)
+def test_overlap_thresholds_are_distinct_shares(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    line = refusal(tmp_path / "recipe.yaml", INFERENCE.replace(old, new), InferenceRecipe)
+    assert line.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +301,22 @@ def test_check_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
             check_recipes(study)
         (tmp_path / "demo" / f"{stage}.yaml").write_text(text)
     check_recipes(study)
-    (tmp_path / "demo/finetune_caltech256.yaml").write_text(DETECTION)
-    with pytest.raises(InputError, match=r"caltech256.yaml: task: Input should be 'class"):
+    for stage, text in texts.items():
+        other = TRAINING if stage != "finetune_caltech256" else DETECTION
+        path = tmp_path / "demo" / f"{stage}.yaml"
+        path.write_text(other)
+        with pytest.raises(InputError) as caught:
+            check_recipes(study)
+        wanted, given = ("detection", "classification")[:: 1 if other == TRAINING else -1]
+        assert str(caught.value) == f"{path}: task: Input should be '{wanted}' (got '{given}')"
+        path.write_text(text)
+    path = tmp_path / "demo" / "evaluate_voc.yaml"
+    path.write_text(INFERENCE.replace("0.3, ", "").replace("0.9, ", ""))
+    with pytest.raises(InputError) as caught:
         check_recipes(study)
+    assert str(caught.value) == (
+        f"{path}: voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.3, 0.9"
+    )
 
 
 def test_every_key_that_holds_a_value_is_explained() -> None:

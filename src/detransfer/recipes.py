@@ -6,15 +6,31 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from detransfer.console import InputError
 from detransfer.study import Strict, Study, load_recipe_file
+
+
+def _distinct(values: tuple[float, ...]) -> tuple[float, ...]:
+    names = [f"{value:g}" for value in values]  # as they stand in the names of metrics
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands there twice")
+    return values
+
 
 Range = tuple[float, float | None]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Distinct = AfterValidator(_distinct)
+REPORTED_IOUS = tuple(tenth / 10 for tenth in range(1, 10))  # by Figure 1; Table 2: two of them
 
 
 class TrainingRecipe(Strict):
@@ -108,10 +124,43 @@ class ScaleRecipe(Strict):
     def _one_form(self) -> ScaleRecipe:
         if (self.long is None) == (self.factor is None):
             raise ValueError("give either `long` (with or without `short`) or `factor`")
+        if self.short is not None and (self.long is None or self.short > self.long):
+            raise ValueError("short: needs `long`, and must not exceed it")
         low, high = self.valid_range
+        if low < 0:
+            raise ValueError(f"valid_range: begins at {low:g}; sizes are 0 or more")
         if high is not None and high <= low:
             raise ValueError(f"valid_range: {low} to {high} is empty")
         return self
+
+    def finer_than(self, other: ScaleRecipe) -> bool:
+        """Return whether every image is made larger than at ``other``; False if it depends."""
+        if self.factor is not None and other.factor is not None:
+            return self.factor > other.factor
+        if self.long is None or other.long is None:
+            return False
+        mine, its = ((scale.short or math.inf, scale.long) for scale in (self, other))
+        return mine != its and mine[0] >= its[0] and self.long >= other.long
+
+
+def _check_ranges(scales: Sequence[ScaleRecipe]) -> None:
+    """Raise ValueError if there are sizes between the scales' valid ranges."""
+    ranges = sorted((s.valid_range[0], s.valid_range[1] or math.inf) for s in scales)
+    for place in range(1, len(ranges)):
+        top, low = max(high for _, high in ranges[:place]), ranges[place][0]
+        if low > top:
+            raise ValueError(f"scales: no valid_range has the sizes from {top:g} to {low:g}")
+
+
+def _check_order(scales: Sequence[ScaleRecipe]) -> None:
+    """Raise ValueError unless the scales rise from the finest, for the smallest objects."""
+    for place, (one, other) in enumerate(itertools.pairwise(scales)):
+        first, second = ((s.valid_range[0], s.valid_range[1] or math.inf) for s in (one, other))
+        if second[0] < first[0] or second[1] < first[1] or other.finer_than(one):
+            raise ValueError(
+                f"scales: the finest comes first, for the smallest objects; scales.{place + 1} is "
+                f"finer than scales.{place}, or for smaller ones"
+            )
 
 
 class ChipRecipe(Strict):
@@ -125,8 +174,10 @@ class ChipRecipe(Strict):
     @model_validator(mode="after")
     def _stride_fits(self) -> ChipRecipe:
         low, high = self.stride
-        if not 0 < low <= high < self.size:
-            raise ValueError("stride: needs 0 < lowest <= highest < size")
+        if not 0 < low <= high < self.size - 1:
+            raise ValueError("stride: needs 0 < lowest <= highest < size - 1")
+        _check_ranges(self.scales)
+        _check_order(self.scales)
         return self
 
 
@@ -134,10 +185,12 @@ class RpnRecipe(Strict):
     """The region proposal network."""
 
     channels: int = Field(512, gt=0, description="width of its 3x3 convolution")
-    anchor_sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+    anchor_sizes: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Distinct] = Field(
         min_length=1, description="square root of area, pixels"
     )
-    anchor_ratios: tuple[Positive, ...] = Field((0.5, 1.0, 2.0), description="height over width")
+    anchor_ratios: Annotated[tuple[Positive, ...], Distinct] = Field(
+        (0.5, 1.0, 2.0), min_length=1, description="height over width"
+    )
     batch_per_chip: int = Field(256, gt=0, description="anchors sampled for the loss")
     ignore_iou: float = Field(
         0.3, ge=0, le=1, description="overlap with an invalid object at which anchors are left out"
@@ -205,7 +258,9 @@ class DetectionRecipe(Strict):
 class VocRecipe(Strict):
     """The convention of VOC's average precision (definitions: VOCevaldet.m, VOCdevkit 2007)."""
 
-    ious: tuple[Share, ...] = Field(min_length=1, description="overlap thresholds")
+    ious: Annotated[tuple[Share, ...], Distinct] = Field(
+        min_length=1, description="overlap thresholds; a study's tables need 0.1, 0.2, ..., 0.9"
+    )
     convention: Literal["AP07", "AP10"] = Field(description="the headline; both are computed")
     strict_overlap: bool = Field(False, description="IoU must exceed the threshold (authors)")
     round_scores: int | None = Field(None, ge=0, description="decimals kept (authors: 3)")
@@ -213,8 +268,8 @@ class VocRecipe(Strict):
 
     @model_validator(mode="after")
     def _thresholds(self) -> VocRecipe:
-        if 0.5 not in self.ious or not all(0 < iou <= 1 for iou in self.ious):
-            raise ValueError("ious: between 0 and 1, with 0.5 among them")
+        if 0.5 not in self.ious:
+            raise ValueError("ious: 0.5 must be among them")
         return self
 
 
@@ -236,9 +291,18 @@ class InferenceRecipe(Strict):
     training_images: int = Field(200, gt=0, description="training images scored to see the fit")
     voc: VocRecipe
 
+    @model_validator(mode="after")
+    def _scales_meet(self) -> InferenceRecipe:
+        _check_ranges(self.scales)
+        return self
+
 
 def check_recipes(study: Study) -> None:
-    """Read every recipe that the study will use; raises InputError at the first that is wrong."""
+    """Read every recipe that the study's networks use.
+
+    Raises InputError at the first that is missing, wrong, or for another task, and at one that
+    leaves out a threshold that a table or figure shows.
+    """
     training: dict[str, type[Strict]] = {
         "classification": ClassificationRecipe,
         "detection": DetectionRecipe,
@@ -248,4 +312,14 @@ def check_recipes(study: Study) -> None:
     for name, target in study.targets.items():
         load_recipe_file(study.recipe(f"finetune_{name}"), training[target.task])
     for name in study.targets_of("detection"):
-        load_recipe_file(study.recipe(f"evaluate_{name}"), InferenceRecipe)
+        path = study.recipe(f"evaluate_{name}")
+        _check_thresholds(path, load_recipe_file(path, InferenceRecipe).voc)
+
+
+def _check_thresholds(path: Path, recipe: VocRecipe) -> None:
+    missing = [f"{iou:g}" for iou in REPORTED_IOUS if iou not in recipe.ious]
+    if missing:
+        raise InputError(
+            f"{path}: voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
+            f"{', '.join(missing)}"
+        )

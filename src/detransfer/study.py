@@ -206,11 +206,16 @@ def load_recipe_file(path: Path, model: type[M]) -> M:
 
 
 def validate(model: type[M], content: Mapping[str, Any], source: str) -> M:
-    """Return ``content`` as ``model``; raises InputError with one line a fault."""
+    """Return ``content`` as ``model``; raises InputError with one line a fault.
+
+    Where a recipe is for another task, that is the one fault: all others follow from it.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [f"{source}: {_describe(model, fault)}" for fault in error.errors()]
+        faults = error.errors()
+        other_task = [fault for fault in faults if fault["loc"] == ("task",)]
+        lines = [f"{source}: {_describe(model, fault)}" for fault in other_task or faults]
         raise InputError("\n".join(lines)) from None
 
 

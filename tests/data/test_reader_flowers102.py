@@ -16,8 +16,8 @@ from torchvision.datasets import Flowers102
 
 from detransfer.console import InputError
 from detransfer.data.index import read_index, write_index
+from detransfer.data.options.flowers102 import OFFICIAL_CLASSES
 from detransfer.data.readers import read_dataset
-from detransfer.data.readers.flowers102 import OFFICIAL_CLASSES
 
 THREE = {"classes": ["rose", "lotus", "azalea"]}
 LABELS = [1, 3, 2, 2, 1, 3]

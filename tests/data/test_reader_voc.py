@@ -16,8 +16,9 @@ from PIL import Image
 from detransfer.console import InputError
 from detransfer.data.extract import Part, extract
 from detransfer.data.index import BOX, Index, read_index, write_index
+from detransfer.data.options.voc import OFFICIAL_CLASSES
 from detransfer.data.readers import read_dataset
-from detransfer.data.readers.voc import OFFICIAL_CLASSES, image_ids
+from detransfer.data.readers.voc import image_ids
 
 BOX_XML = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
 ONE_SET = {"sets": {"train": "VOC2007/trainval"}}

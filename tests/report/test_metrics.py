@@ -19,7 +19,7 @@ from detransfer.report.metrics import (
 )
 
 RUN = RunMetrics(
-    run=RunName("classification", "flowers102", "coco", 2),
+    run=RunName("classification", "flowers", "flowers102", "coco", 2),
     metrics=(Metric("top1", 91.25, "%", 6149, 3.9, 100.0), Metric("seconds", 12.0, "s", 6149)),
     fit={"losses": {"loss_class": 0.25}, "training_score": 99.5},
     comparability={"evaluation_split": "test", "recipe": "abc", "image_size": 224},
@@ -34,6 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["run"] == {
         "task": "classification",
+        "target": "flowers",
         "dataset": "flowers102",
         "pretraining": "coco",
         "seed": 2,
@@ -74,7 +75,7 @@ def test_what_could_not_be_read_is_not_written(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("run", {"task": "detection"}, r"metrics\.json: run\.dataset: Field required"),
+        ("run", {"task": "detection"}, r"metrics\.json: run\.target: Field required"),
         ("metrics", [{"name": "top1"}], r"metrics\.0\.value: Field required"),
         ("metricks", [], "metricks: Unexpected"),
         ("comparability", {"recipe": [1]}, "comparability.recipe"),
@@ -102,7 +103,7 @@ def test_a_file_that_is_no_json_or_absent_is_refused(tmp_path: Path) -> None:
 def test_seed_hardware_and_pretraining_do_not_hinder_a_comparison() -> None:
     other = replace(
         RUN,
-        run=RunName("classification", "flowers102", "random", 0),
+        run=RunName("classification", "flowers", "flowers102", "random", 0),
         fit={},
         provenance={"device": "NVIDIA H200"},
     )
@@ -123,10 +124,10 @@ def test_runs_that_were_not_measured_alike_are_named(
 ) -> None:
     other = replace(
         RUN,
-        run=RunName("classification", "flowers102", "openimages", 1),
+        run=RunName("classification", "flowers", "flowers102", "openimages", 1),
         comparability={**RUN.comparability, **changes},
     )
-    names = "classification/flowers102/coco/seed2 and classification/flowers102/openimages/seed1"
+    names = "classification/flowers/coco/seed2 and classification/flowers/openimages/seed1"
     with pytest.raises(InputError, match=f"{names} cannot stand in one table: .*{message}"):
         check_comparable([RUN, RUN, other])
 

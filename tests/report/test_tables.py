@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -31,9 +32,11 @@ def made(
     unit: str = "%",
     images: int = 100,
     task: str = "detection",
+    target: str | None = None,
 ) -> RunMetrics:
+    """Return a run; its target is called as the data set if nothing else is said."""
     return RunMetrics(
-        run=RunName(task, dataset, pretraining, seed),
+        run=RunName(task, target or dataset, dataset, pretraining, seed),
         metrics=(
             Metric("mAP@0.5", value, unit, images, 5.0, 100.0),
             Metric("mAP@0.7", value / 2, unit, images),
@@ -42,6 +45,11 @@ def made(
         comparability={"recipe": recipe},
         provenance={},
     )
+
+
+def without(run: RunMetrics, name: str) -> RunMetrics:
+    """Return the run as if it had been evaluated without one of its metrics."""
+    return replace(run, metrics=tuple(each for each in run.metrics if each.name != name))
 
 
 def test_mean_and_sample_deviation_over_seeds() -> None:
@@ -76,7 +84,16 @@ def test_a_summary_is_that_of_numpy_and_does_not_depend_on_the_order_of_runs() -
         ([made("coco", 0, 1), made("random", 0, 1, recipe="s")], r"differ in recipe \(r against s"),
         ([made("coco", 0, 1), made("coco", 1, 1, unit="1")], "seeds differ in unit"),
         ([made("coco", 0, 1), made("coco", 1, 1, images=9)], "seeds differ in images"),
-        ([made("coco", 0, 1), made("coco", 1, 1, task="classification")], "runs of two tasks"),
+        ([made("coco", 0, 1), made("coco", 1, 1, task="classification")], "voc: runs of two tasks"),
+        (
+            [made("coco", 0, 1, target="x"), made("coco", 1, 1, "cats", target="x")],
+            r"x: runs of two data sets \(cats, voc\)",
+        ),
+        ([without(made("coco", 0, 1), "mAP@0.5")], "voc/coco/seed0: no metric 'mAP@0.5'.*mAP@0.7"),
+        (
+            [made("coco", 0, 1), without(made("coco", 1, 1), "mAP@0.5")],
+            "voc/coco/seed1: no metric 'mAP@0.5'",
+        ),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(runs: list[RunMetrics], message: str) -> None:
@@ -84,11 +101,52 @@ def test_runs_that_do_not_belong_together_are_refused(runs: list[RunMetrics], me
         summarise(runs, ["mAP@0.5"])
 
 
-def test_each_data_set_is_compared_on_its_own() -> None:
-    table = summarise(
-        [made("coco", 0, 1), made("coco", 0, 2, dataset="flowers", recipe="s")], ["mAP@0.5"]
-    )
-    assert table.set_index("dataset")["mean"].to_dict() == {"voc": 1.0, "flowers": 2.0}
+def test_each_target_is_compared_on_its_own() -> None:
+    """Two targets may share a data set and still be learnt by different recipes."""
+    runs = [
+        made("coco", 0, 1),
+        made("coco", 0, 2, target="voc_frozen", recipe="s"),
+        made("coco", 0, 3, dataset="flowers", recipe="t"),
+    ]
+    table = summarise(runs, ["mAP@0.5"])
+    assert table.set_index("target")["mean"].to_dict() == {
+        "flowers": 3.0,
+        "voc": 1.0,
+        "voc_frozen": 2.0,
+    }
+    assert table["dataset"].tolist() == ["flowers", "voc", "voc"] and (table["n"] == 1).all()
+
+
+def test_a_target_without_a_metric_has_no_row_for_it() -> None:
+    runs = [made("coco", 0, 1), without(made("coco", 0, 2, dataset="cats"), "mAP@0.5")]
+    table = summarise(runs, ["mAP@0.5", "mAP@0.7"])
+    rows = table[["target", "metric", "mean"]].to_numpy().tolist()
+    assert rows == [["cats", "mAP@0.7", 1.0], ["voc", "mAP@0.5", 1.0], ["voc", "mAP@0.7", 0.5]]
+
+
+def test_published_numbers_stand_beside_every_target_on_their_data_set_and_no_other() -> None:
+    runs = [
+        made("coco", 0, 86.0),
+        made("coco", 0, 80.0, target="voc_frozen"),
+        made("coco", 0, 40.0, dataset="cats"),
+    ]
+    table = join_published(summarise(runs, ["mAP@0.5"]), PUBLISHED)
+    coco = table[table["run"] == "coco"].set_index("target")["published"]
+    assert coco.dropna().to_dict() == {"voc": 86.8, "voc_frozen": 86.8}
+    assert coco.index.tolist() == ["voc", "voc_frozen", "cats"]
+    # Each block is whole: what the paper has and we do not is in both.
+    for target in ("voc", "voc_frozen"):
+        block = table[table["target"] == target]
+        assert block["run"].tolist() == ["dcnv1", "imagenet_cls", "coco"]
+        assert block["n"].tolist() == [0, 0, 1]
+    assert len(table) == 7
+
+
+def test_published_numbers_on_another_data_set_have_no_target() -> None:
+    table = join_published(summarise([made("coco", 0, 40.0, "cats")], ["mAP@0.5"]), PUBLISHED)
+    paper, ours = table[table["dataset"] == "voc"], table[table["dataset"] == "cats"]
+    assert paper["target"].isna().all() and (paper["n"] == 0).all() and len(paper) == 3
+    assert ours["run"].tolist() == ["coco"] and ours["published"].isna().all()
 
 
 def test_the_papers_numbers_stand_beside_ours() -> None:

@@ -68,6 +68,7 @@ class Evaluation:
             "training-splits": "train",
             "recipe": self.world / "recipe.yaml",
             "pretraining": "scratch",
+            "target": "boxes",
             "dataset": "rectangles",
             "seed": 3,
             "output": self.folder / "metrics.json",
@@ -142,7 +143,8 @@ def test_the_metrics_say_where_they_come_from(evaluation: Evaluation) -> None:
     metrics, run = evaluation.run(), evaluation.world / "run"
     header = read_weights(run / "model.safetensors")[1]
     index = read_index(evaluation.world / "index")
-    assert str(metrics.run) == "detection/rectangles/scratch/seed3"
+    assert str(metrics.run) == "detection/boxes/scratch/seed3"
+    assert metrics.run.dataset == "rectangles"
     fit = json.loads((run / "fit.json").read_text())
     assert {**metrics.fit, "training_score": None} == fit
     assert metrics.comparability["evaluation_data"] == index.split("test").digest()

@@ -20,7 +20,9 @@ def value(pretraining: str, seed: int, tenth: int) -> float:
     return (90.0 if pretraining == "coco" else 60.0) - 5 * tenth + 2 * seed
 
 
-def write_runs(folder: Path, dataset: str = "voc_detection", unit: str = "%") -> list[Path]:
+def write_runs(
+    folder: Path, target: str = "voc", unit: str = "%", dataset: str = "voc_detection"
+) -> list[Path]:
     paths = []
     for pretraining, seeds in (("random", 1), ("coco", 3)):
         for seed in range(seeds):
@@ -28,8 +30,8 @@ def write_runs(folder: Path, dataset: str = "voc_detection", unit: str = "%") ->
                 Metric(name, value(pretraining, seed, tenth), unit, 50)
                 for tenth, name in enumerate(NAMES, 1)
             )
-            path = folder / dataset / f"{pretraining}{seed}.json"
-            run = RunName("detection", dataset, pretraining, seed)
+            path = folder / target / f"{pretraining}{seed}.json"
+            run = RunName("detection", target, dataset, pretraining, seed)
             write_metrics(path, RunMetrics(run, metrics, {}, {"recipe": "r"}, {}))
             paths.append(path)
     return paths
@@ -55,7 +57,9 @@ def test_the_table_holds_the_numbers(
     words = [*map(str, write_runs(tmp_path)), "--published", str(published)]
     start(program, monkeypatch, tmp_path, words)
     table = pd.read_csv(tmp_path / "figure1.csv")
-    assert table.columns.tolist() == ["run", "iou", "metric", "mean", "std", "n", "published"]
+    columns = "target dataset run iou metric mean std n published"
+    assert table.columns.tolist() == columns.split()
+    assert (table["target"] == "voc").all() and (table["dataset"] == "voc_detection").all()
     assert table["run"].tolist() == ["coco"] * 9 + ["random"] * 9
     assert table["iou"].tolist() == [tenth / 10 for tenth in range(1, 10)] * 2
     coco = table[table["run"] == "coco"]
@@ -83,6 +87,7 @@ def test_equal_numbers_give_equal_files(
 def test_the_lines_are_the_tables(program: dict[str, Any]) -> None:
     table = pd.DataFrame(
         {
+            "target": ["voc"] * 4,
             "run": ["a", "a", "b", "b"],
             "iou": [0.1, 0.2] * 2,
             "metric": ["mAP@0.1", "mAP@0.2"] * 2,
@@ -104,15 +109,43 @@ def test_the_lines_are_the_tables(program: dict[str, Any]) -> None:
     assert [bar[:, 1].tolist() for bar in bars] == [[9.0, 11.0], [18.0, 22.0]]
     marked = [line.get_ydata() for line in axes.lines if line.get_linestyle() == "None"]
     assert any(np.nansum(np.asarray(y, float)) == 25.0 for y in marked)
-    assert axes.get_ylabel() == "mAP (%)"
+    assert axes.get_ylabel() == "mAP (%)" and axes.get_title() == ""
 
 
-def test_a_figure_is_about_one_data_set_in_percent(
+def test_each_target_has_a_panel(
+    program: dict[str, Any], repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three targets, two of them on VOC: the paper's numbers are in those two alone."""
+    runs = [
+        *write_runs(tmp_path),
+        *write_runs(tmp_path, "voc_frozen"),
+        *write_runs(tmp_path, "nests", dataset="my_boxes"),
+    ]
+    published = repository / "config/published/table2.csv"
+    words = [*map(str, runs), "--published", str(published)]
+    start(program, monkeypatch, tmp_path, words)
+    table = pd.read_csv(tmp_path / "figure1.csv")
+    assert table["target"].unique().tolist() == ["voc", "voc_frozen", "nests"]
+    found = table[table["published"].notna()]
+    assert found.groupby("target").size().to_dict() == {"voc": 2, "voc_frozen": 2}
+    figure = program["draw"](table)
+    assert [axes.get_title() for axes in figure.axes] == ["voc", "voc_frozen", "nests"]
+    legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+    assert [labels for _, labels in legends] == [
+        ["coco", "random", "published"],
+        ["coco", "random", "published"],
+        ["coco", "random"],
+    ]
+    # A run looks alike in every panel, and all panels have one scale.
+    colours = {handles[0].lines[0].get_color() for handles, _ in legends}
+    assert len(colours) == 1 and len({axes.get_ylim() for axes in figure.axes}) == 1
+    with Image.open(tmp_path / "figure1.png") as image:
+        assert abs(image.width / 300 - 6.6) < 0.02 and abs(image.height / 300 - 5.2) < 0.02
+
+
+def test_a_figure_is_in_percent(
     program: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = [str(path) for name in ("voc", "coco") for path in write_runs(tmp_path, name)]
-    with pytest.raises(InputError, match="about one data set, given are coco, voc"):
-        start(program, monkeypatch, tmp_path, two)
     shares = [str(path) for path in write_runs(tmp_path, "shares", "1")]
     with pytest.raises(InputError, match="shares: mAP is in '1', not in '%'"):
         start(program, monkeypatch, tmp_path, shares)

@@ -128,6 +128,7 @@ class Programs:
             index=index or self.index,
             split="test",
             pretraining="scratch",
+            target="pixels",
             dataset="colours",
             seed=0,
             predictions=run / "predictions.parquet",
@@ -203,7 +204,8 @@ def test_the_scores_are_those_of_the_predictions(trained: Path, programs: Progra
 def test_the_metrics_say_where_they_come_from(trained: Path, programs: Programs) -> None:
     metrics = read_metrics(trained / "metrics.json")
     header = read_weights(trained / "model.safetensors")[1]
-    assert str(metrics.run) == "classification/colours/scratch/seed0"
+    assert str(metrics.run) == "classification/pixels/scratch/seed0"
+    assert metrics.run.dataset == "colours"
     assert metrics.fit == json.loads((trained / "fit.json").read_text())
     assert metrics.comparability["training_data"] == header["data_digest"]
     assert metrics.comparability["recipe"] == header["recipe_digest"]

@@ -53,7 +53,8 @@ def code(program, loaded=None):
 def index_code(wildcards):
     """What an index depends on: of all readers, the one for the data set's format."""
     reader = READERS[DATASETS[wildcards.dataset].reader]
-    return code("index", {"detransfer.data.readers": [reader]})
+    loaded = {"detransfer.data.readers": [reader], "detransfer.data.options": []}
+    return code("index", loaded)  # the reader imports its options itself
 
 
 def images(dataset):

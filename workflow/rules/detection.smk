@@ -100,5 +100,5 @@ rule evaluate_detections:
         "--training-detections {input.training} --model {input.model} --fit {input.fit} "
         "--index {params.index} --split {params.split} "
         "--training-splits {params.training_splits} --recipe {input.recipe} "
-        "--pretraining {wildcards.pretraining} --dataset {params.dataset} "
-        "--seed {wildcards.seed} --output {output.metrics} --classes {output.classes} 2> {log}"
+        "--pretraining {wildcards.pretraining} --target {wildcards.target} "
+        "--dataset {params.dataset} --seed {wildcards.seed} --output {output.metrics} --classes {output.classes} 2> {log}"

@@ -29,9 +29,10 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class RunName:
-    """Which run of the study: the folders of its metrics.json."""
+    """Which run of the study: the folders of its metrics.json, and the target's data set."""
 
     task: str
+    target: str
     dataset: str
     pretraining: str
     seed: int
@@ -39,7 +40,7 @@ class RunName:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __str__(self) -> str:
-        return f"{self.task}/{self.dataset}/{self.pretraining}/seed{self.seed}"
+        return f"{self.task}/{self.target}/{self.pretraining}/seed{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ KEYS = ["dataset", "run", "measured_by"]
 UNIT = "%"  # of every number in the published tables
 
 
-def read_published(path: Path, dataset: str | None = None) -> pd.DataFrame:
+def read_published(path: Path) -> pd.DataFrame:
     """Read a published table into the columns ``dataset run metric published measured_by``.
 
-    The file has a column ``run`` and either ``metric`` and ``value`` or one column a metric.
-    ``measured_by`` is ``authors`` (also where the file does not say it) or ``cited``. A table
-    without a column ``dataset`` is about the one that the caller names. The file's order of rows
-    is kept.
+    The file has the columns ``run`` and ``dataset``, and either ``metric`` and ``value`` or one
+    column a metric. ``measured_by`` is ``authors`` (also where the file does not say it) or
+    ``cited``. The file's order of rows is kept.
 
     Raises InputError for a file that is missing or of another form, a number that is none, and a
     row that stands there twice.
@@ -28,15 +27,10 @@ def read_published(path: Path, dataset: str | None = None) -> pd.DataFrame:
         table = pd.read_csv(path)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path}: not a readable table ({error})") from error
-    if "run" not in table:
-        raise InputError(f"{path}: no column 'run'; its columns are {', '.join(table.columns)}")
-    if "dataset" not in table:
-        if dataset is None:
-            raise InputError(
-                f"{path}: does not say which data set it is about; add a column 'dataset', or "
-                "tabulate the runs of one data set only"
-            )
-        table["dataset"] = dataset
+    for name in ("run", "dataset"):
+        if name not in table:
+            columns = ", ".join(table.columns)
+            raise InputError(f"{path}: no column {name!r}; its columns are {columns}")
     if "measured_by" not in table:
         table["measured_by"] = "authors"
     tidy = _tidy(table, path)

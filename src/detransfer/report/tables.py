@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from detransfer.console import InputError
 from detransfer.files import atomic
-from detransfer.report.metrics import RunMetrics, check_comparable
+from detransfer.report.metrics import Metric, RunMetrics, check_comparable
 from detransfer.report.published import UNIT
 
-KEY = ["dataset", "run", "metric"]
+KEY = ["dataset", "target", "run", "metric"]  # in the order of sorting
 COLUMNS = [
-    *KEY,
+    "target",
+    "dataset",
+    "run",
+    "metric",
     "unit",
     "mean",
     "std",
@@ -29,14 +32,15 @@ BASELINE = "random"
 
 
 def summarise(runs: Sequence[RunMetrics], names: Sequence[str]) -> pd.DataFrame:
-    """Return one row for each data set, pre-training (``run``) and metric of ``names``.
+    """Return one row for each target, pre-training (``run``) and metric of ``names``.
 
-    Columns: ``dataset run metric unit mean std n images floor``, where ``n`` counts seeds,
+    Columns: ``dataset target run metric unit mean std n images floor``, where ``n`` counts seeds,
     ``std`` is the sample deviation over them (ddof 1, missing for one seed), ``images`` is what
-    one seed's number rests on, and ``floor`` is missing where none is defined.
+    one seed's number rests on, and ``floor`` is missing where none is defined. A target of which
+    no run has a metric has no row for it.
 
-    Raises InputError for runs that are not comparable within a data set, for a run given twice,
-    and for a metric that a run does not have.
+    Raises InputError for runs that are not comparable within a target, for a run given twice, for
+    a metric that only some runs of a target have, and for one that no run has.
     """
     if not runs:
         raise InputError("no run to tabulate; name at least one metrics.json")
@@ -44,16 +48,15 @@ def summarise(runs: Sequence[RunMetrics], names: Sequence[str]) -> pd.DataFrame:
     rows = [
         {
             "dataset": run.run.dataset,
+            "target": run.run.target,
             "run": run.run.pretraining,
-            "metric": name,
+            "metric": metric.name,
             "unit": metric.unit,
             "value": metric.value,
             "images": metric.n,
             "floor": metric.floor,
         }
-        for run in runs
-        for name in names
-        for metric in [run.metric(name)]
+        for run, metric in _metrics(runs, names)
     ]
     table = pd.DataFrame(rows).astype({"floor": float})
     # Sorted first, so that the last digit of a mean does not depend on the order of the files.
@@ -61,7 +64,8 @@ def summarise(runs: Sequence[RunMetrics], names: Sequence[str]) -> pd.DataFrame:
     for column in ("unit", "images"):
         mixed = values[column].nunique()
         if (mixed > 1).any():
-            raise InputError(f"{'/'.join(mixed[mixed > 1].index[0])}: seeds differ in {column}")
+            _, *place = mixed[mixed > 1].index[0]
+            raise InputError(f"{'/'.join(place)}: seeds differ in {column}")
     table = values.agg(
         unit=("unit", "first"),
         mean=("value", "mean"),
@@ -76,20 +80,23 @@ def summarise(runs: Sequence[RunMetrics], names: Sequence[str]) -> pd.DataFrame:
 def join_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Put the paper's numbers beside a summary; ``difference`` is our mean minus the paper's.
 
-    A published row without a run of ours stays, with n = 0 and our columns empty (a cited number,
-    or a run that is missing); a run that the paper does not have has an empty ``published``.
-    Rows follow the published order of data sets and runs, then come ``random`` and other runs by
-    name.
+    Published numbers stand beside every target on their data set, and beside no other. A published
+    row without a run of ours stays, with n = 0 and our columns empty (a cited number, or a run that
+    is missing); its ``target`` is empty where no target is on its data set. A run that the paper
+    does not have has an empty ``published``. Rows follow the published order of data sets and runs;
+    then come ``random`` and other runs, and other data sets, by name.
 
     Raises InputError where our unit is not that of the published numbers.
     """
+    targets = summary[["dataset", "target"]].drop_duplicates()
     published = published[published["metric"].isin(summary["metric"])]
+    published = published.merge(targets, on="dataset", how="left")
     table = summary.merge(published, on=KEY, how="outer")
     other = table[table["published"].notna() & table["unit"].notna() & (table["unit"] != UNIT)]
     if len(other):
         row = other.iloc[0]
         raise InputError(
-            f"{row['dataset']}/{row['run']}: {row['metric']} is in {row['unit']!r}, the published "
+            f"{row['target']}/{row['run']}: {row['metric']} is in {row['unit']!r}, the published "
             f"numbers are in {UNIT!r}"
         )
     table["unit"] = table["unit"].fillna(UNIT)
@@ -115,12 +122,26 @@ def _check_runs(runs: Sequence[RunMetrics]) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"{twice[0]}: this run is given twice; name each metrics.json once")
-    for task, dataset in sorted({(name.task, name.dataset) for name in names}):
-        same = [run for run in runs if (run.run.task, run.run.dataset) == (task, dataset)]
+    for target in sorted({name.target for name in names}):
+        same = [run for run in runs if run.run.target == target]
+        for what, values in (
+            ("tasks", sorted({run.run.task for run in same})),
+            ("data sets", sorted({run.run.dataset for run in same})),
+        ):
+            if len(values) > 1:
+                raise InputError(f"{target}: runs of two {what} ({values[0]}, {values[1]})")
         check_comparable(same)
-        others = [name.task for name in names if name.dataset == dataset and name.task != task]
-        if others:
-            raise InputError(f"{dataset}: runs of two tasks ({task}, {others[0]}) in one table")
+
+
+def _metrics(
+    runs: Sequence[RunMetrics], names: Sequence[str]
+) -> Iterator[tuple[RunMetrics, Metric]]:
+    """Yield the metrics of ``names`` that the targets have, each with its run."""
+    for name in names:
+        having = {run.run.target for run in runs if name in {each.name for each in run.metrics}}
+        for run in runs:
+            if run.run.target in having or not having:
+                yield run, run.metric(name)  # raises, with the names that there are, if it has none
 
 
 def _sorted(table: pd.DataFrame, known: dict[str, list[str]]) -> pd.DataFrame:
@@ -130,5 +151,5 @@ def _sorted(table: pd.DataFrame, known: dict[str, list[str]]) -> pd.DataFrame:
 
 
 def _places(values: pd.Series, known: list[str]) -> pd.Series:
-    order = dict.fromkeys([*known, *sorted(set(values))])
+    order = dict.fromkeys([*known, *sorted(set(values.dropna()))])
     return values.map({name: place for place, name in enumerate(order)})

@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import BOX, OBJECT_TYPES, Index, empty_objects
-from detransfer.data.readers.faults import Faults, Policy
-from detransfer.study import Strict
+from detransfer.data.options.coco import CocoSet, Options
+from detransfer.data.readers.faults import Faults
 
 log = logging.getLogger(__name__)
 ROUNDING = 1.0  # pixels by which an official box may leave its image; such boxes are clipped
@@ -35,32 +34,6 @@ KEYS = {
 }
 TEXTS = ("file_name", "name", "supercategory")
 NUMBERS = ("id", "width", "height")
-
-
-class CocoSet(Strict):
-    """The files of one split, relative to the root."""
-
-    annotations: str = Field(description="JSON file")
-    images: str = Field(description="folder of the images")
-    only: str | None = Field(None, description="JSON file whose images alone are read")
-    without: str | None = Field(None, description="JSON file whose images are left out")
-    labelled: bool = Field(True, description="false: a test set, whose file has no annotations")
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    sets: dict[str, CocoSet] = Field(
-        {
-            name: CocoSet(annotations=f"annotations/instances_{name}.json", images=name)
-            for name in ("train2017", "val2017")
-        },
-        min_length=1,
-        description="files by split",
-    )
-    on_bad_object: Policy = Field(
-        "fail", description="drop: leave out objects of no known class or image or a wrong box"
-    )
 
 
 def read(root: Path, options: Options) -> Index:

@@ -12,22 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.io
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
-from detransfer.study import Strict
+from detransfer.data.options.imagenet_cls import Options
 
 FIELDS = ("ILSVRC2012_ID", "WNID", "words", "num_children", "num_train_images")
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    devkit: str = Field(
-        "devkit/ILSVRC2012_devkit_t12/data", description="folder of meta.mat and the val labels"
-    )
 
 
 def read(root: Path, options: Options) -> Index:

@@ -19,40 +19,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.io
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_size
 from detransfer.data.index import OBJECT_TYPES, Index, empty_objects
-from detransfer.data.readers.faults import Faults, Policy
+from detransfer.data.options.imagenet_det import Options
+from detransfer.data.readers.faults import Faults
 from detransfer.data.readers.imagenet_xml import Box, BoxRules, read_boxes
 from detransfer.data.readers.lists import read_lines
-from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
 THREADS = 8  # files wait for the disk more than for the processor
 CLASSES = 200  # meta_det.mat lists them first; higher ids are their ancestors and descendants
 Edge = tuple[str, str]  # WNIDs: (parent, child)
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    images: str = Field("ILSVRC2013_DET_val", description="folder of the images")
-    annotations: str = Field("ILSVRC2013_DET_bbox_val", description="folder of the boxes")
-    devkit: str = Field("ILSVRC2014_devkit/data", description="folder of meta_det.mat")
-    blacklist: str | None = Field(
-        "ILSVRC2014_det_validation_blacklist.txt",
-        description="ambiguous (image, class) pairs, in `devkit`; null: none",
-    )
-    hierarchy: str = Field(
-        "wordnet.is_a.txt",
-        description="'<parent> <child>' a line, or ImageNet's structure_released.xml",
-    )
-    matching: str | None = Field(
-        None, description="'<WNID> <WNID of a DET class>' a line, instead of `hierarchy`"
-    )
-    on_bad_object: Policy = Field("fail", description="'fail', or 'drop' and count")
 
 
 def read(root: Path, options: Options) -> Index:

@@ -19,39 +19,21 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from tqdm import tqdm
 
 from detransfer.console import InputError
 from detransfer.data.images import image_size
 from detransfer.data.index import OBJECT_TYPES, Index
-from detransfer.data.readers.faults import Faults, Policy
+from detransfer.data.options.imagenet_loc import Options
+from detransfer.data.readers.faults import Faults
 from detransfer.data.readers.imagenet_xml import Box, BoxRules, read_boxes
 from detransfer.data.readers.lists import read_lines, read_names
-from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
 THREADS = 8  # files wait for the disk more than for the processor
 WNID = re.compile(r"n[0-9]{8}")
 ANNOTATION = re.compile(r"n[0-9]{8}_[0-9]+\.xml")
 LARGEST = 4000.0  # pixels; SNIPER (cvpr3k) lib/dataset/imagenet.py drops boxes beyond it
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    classes: str | None = Field(
-        None, description="file of WNIDs, one a line, in order of class_id; null: by min_images"
-    )
-    min_images: int = Field(
-        1, gt=0, description="without `classes`: images with a box that a class needs at least"
-    )
-    images: str = Field("images", description="folder with a folder of images a synset")
-    annotations: str = Field("annotations", description="folder of the boxes")
-    words: str = Field(
-        "words.txt", description="'<WNID> tab <words>' a line; names are WNIDs where it is absent"
-    )
-    on_bad_object: Policy = Field("drop", description="'drop' (as the authors do) or 'fail'")
 
 
 @dataclass

@@ -16,58 +16,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import BOX, OBJECT_TYPES, Index, empty_objects
-from detransfer.data.readers.faults import BadObject, Faults, Policy
+from detransfer.data.options.voc import SUPERCLASS, Options
+from detransfer.data.readers.faults import BadObject, Faults
 from detransfer.data.readers.lists import read_names
-from detransfer.study import Strict, suggest
+from detransfer.study import suggest
 
-KINDS = {
-    "vehicle": ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),
-    "animal": ("bird", "cat", "cow", "dog", "horse", "sheep"),
-    "indoor": ("bottle", "chair", "diningtable", "pottedplant", "sofa", "tvmonitor"),
-    "person": ("person",),
-}
-SUPERCLASS = {name: kind for kind, names in KINDS.items() for name in names}
-OFFICIAL_CLASSES = tuple(sorted(SUPERCLASS))
 OFFICIAL_NAME = re.compile(r"(?:(\d{4})_)?(\d{6})")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    classes: tuple[str, ...] = Field(
-        OFFICIAL_CLASSES, min_length=1, description="all class names that may occur, in order"
-    )
-    keep: tuple[str, ...] | None = Field(
-        None, min_length=1, description="classes of the index; null: all; other objects are dropped"
-    )
-    sets: dict[str, str] = Field(
-        {
-            "voc2007_trainval": "VOC2007/trainval",
-            "voc2007_test": "VOC2007/test",
-            "voc2012_trainval": "VOC2012/trainval",
-        },
-        min_length=1,
-        description="split: <folder in VOCdevkit>/<file in ImageSets/Main without .txt>",
-    )
-    on_bad_object: Policy = Field(
-        "fail", description="drop: leave out objects of no known class or with a wrong box"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Options:
-        for name in self.keep or ():
-            if name not in self.classes:
-                raise ValueError(f"keep: unknown class {name!r}{suggest(name, list(self.classes))}")
-        for split, place in self.sets.items():
-            if not re.fullmatch(r"[^/]+/[^/]+", place):
-                raise ValueError(f"sets.{split}: expected '<folder>/<set>', got {place!r}")
-        return self
 
 
 @dataclass(frozen=True)
