@@ -47,9 +47,13 @@ wildcard_constraints:
 
 
 def code(program, loaded=None):
-    """The program and every module that it imports: an edit makes stale what used it."""
+    """The program and every module that it imports: an edit makes stale what used it.
+
+    Not so download.py: whatever code fetched a file, its checksum says that it is the same.
+    """
     script, package = REPOSITORY / "scripts" / f"{program}.py", REPOSITORY / "src/detransfer"
-    return [os.path.relpath(file) for file in imported_files(script, package, loaded)]
+    files = imported_files(script, package, loaded)
+    return [os.path.relpath(file) for file in files if file.name != "download.py"]
 
 
 def index_code(wildcards):

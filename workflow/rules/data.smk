@@ -30,7 +30,7 @@ if STUDY.render_world:
 
 
 rule fetch:
-    # Not of the code: whatever fetches an archive, its checksum says that it is the same.
+    # No `code` among the inputs: whatever fetches an archive, its checksum says it is the same.
     input:
         archive=rendered_archive,
         checksums=STUDY.checksums or [],
