@@ -114,6 +114,17 @@ class JobResources(Strict):
     predict: Resources = Field(description="inference and evaluation")
     data: Resources = Field(description="download, extraction, indexing, rendering")
 
+    @model_validator(mode="after")
+    def _devices_are_used(self) -> JobResources:
+        for kind in ("train", "predict"):
+            asked = getattr(self, kind).gpu
+            if asked > 1:  # it would hold them all and compute on the first
+                raise ValueError(
+                    f"{kind}.gpu: a job uses one GPU, and {asked} would lie idle but for the "
+                    "first; give 1 (jobs run side by side, one on each GPU)"
+                )
+        return self
+
 
 class Study(Strict):
     """One study: what is compared, on what, and where the files lie."""

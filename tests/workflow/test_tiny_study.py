@@ -239,6 +239,49 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
         }
 
 
+def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> None:
+    """An archive is fixed by its checksum, whatever fetched it and whatever the catalog adds."""
+    data = Path("src/detransfer/data")
+    for file in (data / "catalog.yaml", data / "download.py", data / "fetch.py", data / "catalog.py",
+                 "scripts/fetch.py", data / "datasets.py"):  # fmt: skip
+        with edited(tiny.folder / file):
+            assert tiny.plan(*WORDS) == {}, file
+
+
+def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) -> None:
+    catalog = tiny.folder / "src/detransfer/data/catalog.yaml"
+    text = catalog.read_text()
+    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **CLASSIFICATION}
+    sums = yaml.safe_load(text)["archives"]
+    for archive, planned in (
+        ("256_ObjectCategories.tar", {"fetch": 1, "extract": 1, "index": 1, **own}),
+        ("102flowers.tgz", {}),  # of a data set that the study does not use
+    ):
+        catalog.write_text(text.replace(sums[archive]["sha256"], "ab" * 32))
+        assert tiny.plan(*WORDS) == planned, archive
+    for old, new, planned in (
+        ("train_per_class: 60", "train_per_class: 61", {}),  # the study says otherwise
+        ("seed: 0\n    train_splits", "seed: 1\n    train_splits", {"index": 1, **own}),
+    ):
+        assert text.count(old) == 1
+        catalog.write_text(text.replace(old, new))
+        assert tiny.plan(*WORDS) == planned, old
+    catalog.write_text(text)
+    assert tiny.plan(*WORDS) == {}
+
+
+def test_the_code_of_a_step_makes_stale_all_that_it_made(tiny: Checkout) -> None:
+    """Every data set is extracted, or indexed, anew, and with it all that was learnt from it."""
+    after = {name: count for name, count in EVERYTHING.items()
+             if name not in ("render_world", "fetch", "import_backbone")}  # fmt: skip
+    for file in ("scripts/extract.py", "src/detransfer/data/extract.py"):
+        with edited(tiny.folder / file):
+            assert tiny.plan(*WORDS) == after, file
+    for file in ("scripts/index.py", "src/detransfer/data/fingerprint.py"):
+        with edited(tiny.folder / file):
+            assert {"extract": 4, **tiny.plan(*WORDS)} == after, file
+
+
 def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
     """A lost table, or the metrics of a run, whose tables are then made anew."""
     results = Path("results/tiny")

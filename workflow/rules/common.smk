@@ -12,6 +12,7 @@ sys.path.insert(0, str(REPOSITORY / "src"))
 os.environ.update(PYTHONPATH=str(REPOSITORY / "src"))  # jobs need no installed package
 
 from detransfer.console import InputError
+from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
@@ -27,6 +28,7 @@ except InputError as error:
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
+CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.archives})
 GIVEN = [name for name in STUDY.pretrainings if name not in STUDY.trained]
 
@@ -45,9 +47,13 @@ wildcard_constraints:
 
 
 def code(program, loaded=None):
-    """The program and every module that it imports: an edit makes stale what used it."""
+    """The program and every module that it imports: an edit makes stale what used it.
+
+    Not so download.py: whatever code fetched a file, its checksum says that it is the same.
+    """
     script, package = REPOSITORY / "scripts" / f"{program}.py", REPOSITORY / "src/detransfer"
-    return [os.path.relpath(file) for file in imported_files(script, package, loaded)]
+    files = imported_files(script, package, loaded)
+    return [os.path.relpath(file) for file in files if file.name != "download.py"]
 
 
 def index_code(wildcards):
@@ -110,6 +116,19 @@ def target_dataset(wildcards):
 def target_recipe(stage):
     """An input function: the recipe of a stage for the target in the wildcards."""
     return lambda wildcards: STUDY.recipe(f"{stage}_{wildcards.target}")
+
+
+def published_checksum(wildcards):
+    """What fixes an archive's content, and so what comes from it: another sum, another archive."""
+    archive = CATALOG[wildcards.archive]
+    return archive.sha256 or archive.md5 or "unknown"
+
+
+def parts(wildcards, input):
+    """The archives of a data set, each with the folder inside it that it is unpacked into."""
+    names = DATASETS[wildcards.dataset].archives
+    pairs = zip(input.archives, names, strict=True)
+    return [f"--part {path} {CATALOG[name].extract_to}" for path, name in pairs]
 
 
 def rendered_archive(wildcards):

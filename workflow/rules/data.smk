@@ -30,10 +30,10 @@ if STUDY.render_world:
 
 
 rule fetch:
+    # No `code` among the inputs: whatever fetches an archive, its checksum says it is the same.
     input:
         archive=rendered_archive,
         checksums=STUDY.checksums or [],
-        code=code("fetch"),
     output:
         DATA / "archives" / "{archive}",
     log:
@@ -52,6 +52,7 @@ rule fetch:
         mirror=f"--mirror {STUDY.mirror}" if STUDY.mirror else "",
         checksums=f"--checksums {STUDY.checksums}" if STUDY.checksums else "",
         manual=DATA / "manual",
+        checksum=published_checksum,
     shell:
         "python scripts/fetch.py --archive {wildcards.archive} --output {output} "
         "{params.mirror} {params.checksums} --manual {params.manual} 2> {log}"
@@ -76,8 +77,10 @@ rule extract:
     resources:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
+    params:
+        parts=parts,
     shell:
-        "python scripts/extract.py --output {output} {input.archives} 2> {log}"
+        "python scripts/extract.py --output {output} {params.parts} 2> {log}"
 
 
 rule check_dataset:
@@ -160,5 +163,5 @@ rule index:
         reader=lambda wildcards: DATASETS[wildcards.dataset].reader,
         options=lambda wildcards: json.dumps(DATASETS[wildcards.dataset].options),
     shell:
-        "python scripts/index.py --dataset {wildcards.dataset} --reader {params.reader} "
-        "--root {input.images} --output {params.folder} --options {params.options:q} 2> {log}"
+        "python scripts/index.py --reader {params.reader} --root {input.images} "
+        "--output {params.folder} --options {params.options:q} 2> {log}"

@@ -33,7 +33,9 @@ class Archive(Strict):
     size: int | None = Field(None, gt=0, description="bytes; null where not confirmed")
     sha256: Digest256 | None = Field(None, description="null where nobody published one")
     md5: DigestMd5 | None = Field(None, description="null where nobody published one")
-    checksum_source: str = Field(min_length=1, description="who published the checksums")
+    checksum_source: str = Field(
+        min_length=1, description="who published the checksums; unknown (why) where nobody did"
+    )
     extract_to: str = Field(".", description="folder inside data/<dataset>/ to unpack into")
     licence: str = Field(description="terms of the content")
     login: Login | None = Field(None, description="null where anybody may download")
@@ -44,6 +46,13 @@ class Archive(Strict):
         place = Path(self.extract_to)
         if place.is_absolute() or ".." in place.parts:
             raise ValueError(f"extract_to: {self.extract_to!r} leaves the data set's folder")
+        return self
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Archive:
+        known = self.sha256 is not None or self.md5 is not None
+        if known == self.checksum_source.startswith("unknown"):
+            raise ValueError("checksum_source: 'unknown (why)' exactly where no checksum is given")
         return self
 
 
