@@ -26,6 +26,8 @@ localrules:
     table1,
     table2,
     table5,
+    coco_finetuning,
+    pretraining_quality,
     figure1,
 
 

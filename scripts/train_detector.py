@@ -34,7 +34,12 @@ def main() -> None:
         return ChipDataset(images, plan, pad, arguments.seed, number)
 
     fit = train(detector, epoch, recipe.training, job.run)
-    header = {"task": "detection", "classes": classes, "recipe": recipe.model_dump(mode="json")}
+    header = {
+        "task": "detection",
+        "classes": classes,
+        "source_ids": job.index.classes["source_id"].tolist(),
+        "recipe": recipe.model_dump(mode="json"),
+    }
     job.finish(detector, header, fit, None)
 
 

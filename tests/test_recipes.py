@@ -56,7 +56,7 @@ task: detection
 scales: [{short: 128, long: 256}]
 batch_size: 1
 soft_nms_sigma: 0.45
-voc: {ious: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], convention: AP07}
+metric: {kind: voc, ious: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], convention: AP07}
 """
 
 
@@ -79,7 +79,7 @@ def test_valid_recipes_are_read(tmp_path: Path) -> None:
     chips = load_recipe_file(path, DetectionRecipe).chips
     assert [scale.valid_range for scale in chips.scales] == [(0, 40), (30, None)]
     path.write_text(INFERENCE)
-    assert load_recipe_file(path, InferenceRecipe).voc.ious[:2] == (0.1, 0.2)
+    assert load_recipe_file(path, InferenceRecipe).metric.ious[:2] == (0.1, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,9 @@ def test_scales_of_inference_leave_no_size_out_in_any_order(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("0.95]", "95]", "voc.ious.9: Input should be less than or equal to 1 (got 95)"),
-        ("0.95]", "0]", "voc.ious.9: Input should be greater than 0 (got 0)"),
-        ("0.95]", "0.9000000001]", "voc.ious: 0.9 stands there twice"),
+        ("0.95]", "95]", "metric.ious.9: Input should be less than or equal to 1 (got 95)"),
+        ("0.95]", "0]", "metric.ious.9: Input should be greater than 0 (got 0)"),
+        ("0.95]", "0.9000000001]", "metric.ious: 0.9 stands there twice"),
         (" 0.5,", " 0.55,", "voc: ious: 0.5 must be among them"),
     ],
 )
@@ -315,7 +315,7 @@ def test_check_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         check_recipes(study)
     assert str(caught.value) == (
-        f"{path}: voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.3, 0.9"
+        f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.3, 0.9"
     )
 
 

@@ -258,6 +258,7 @@ class DetectionRecipe(Strict):
 class VocRecipe(Strict):
     """The convention of VOC's average precision (definitions: VOCevaldet.m, VOCdevkit 2007)."""
 
+    kind: Literal["voc"] = Field(description="which metric")
     ious: Annotated[tuple[Share, ...], Distinct] = Field(
         min_length=1, description="overlap thresholds; a study's tables need 0.1, 0.2, ..., 0.9"
     )
@@ -271,6 +272,18 @@ class VocRecipe(Strict):
         if 0.5 not in self.ious:
             raise ValueError("ious: 0.5 must be among them")
         return self
+
+
+class CocoRecipe(Strict):
+    """COCO's average precisions: overlaps .5 to .95, 101 points, 100 detections an image."""
+
+    kind: Literal["coco"] = Field(description="which metric")
+
+
+class OpenImagesRecipe(Strict):
+    """Open Images' average precision at overlap 0.5: groups count once, verified classes only."""
+
+    kind: Literal["open_images"] = Field(description="which metric")
 
 
 class InferenceRecipe(Strict):
@@ -289,7 +302,9 @@ class InferenceRecipe(Strict):
     )
     per_image: int = Field(200, gt=0, description="detections kept an image")
     training_images: int = Field(200, gt=0, description="training images scored to see the fit")
-    voc: VocRecipe
+    metric: Annotated[VocRecipe | CocoRecipe | OpenImagesRecipe, Field(discriminator="kind")] = (
+        Field(description="VOC's, COCO's or Open Images' average precision")
+    )
 
     @model_validator(mode="after")
     def _scales_meet(self) -> InferenceRecipe:
@@ -297,8 +312,8 @@ class InferenceRecipe(Strict):
         return self
 
 
-def check_recipes(study: Study) -> None:
-    """Read every recipe that the study's networks use.
+def load_recipes(study: Study) -> dict[str, Strict]:
+    """Return every recipe that the study's networks use, by stage.
 
     Raises InputError at the first that is missing, wrong, or for another task, and at one that
     leaves out a threshold that a table or figure shows.
@@ -307,19 +322,26 @@ def check_recipes(study: Study) -> None:
         "classification": ClassificationRecipe,
         "detection": DetectionRecipe,
     }
-    for name, pretraining in study.trained.items():
-        load_recipe_file(study.recipe(f"pretrain_{name}"), training[pretraining.kind])
-    for name, target in study.targets.items():
-        load_recipe_file(study.recipe(f"finetune_{name}"), training[target.task])
+    wanted = {f"pretrain_{name}": training[p.kind] for name, p in study.trained.items()}
+    wanted |= {f"finetune_{name}": training[t.task] for name, t in study.targets.items()}
+    detectors = [name for name, p in study.trained.items() if p.kind == "detection"]
+    for name in (*detectors, *study.targets_of("detection")):
+        wanted[f"evaluate_{name}"] = InferenceRecipe
+    recipes = {
+        stage: load_recipe_file(study.recipe(stage), model) for stage, model in wanted.items()
+    }
     for name in study.targets_of("detection"):
-        path = study.recipe(f"evaluate_{name}")
-        _check_thresholds(path, load_recipe_file(path, InferenceRecipe).voc)
+        evaluation = recipes[f"evaluate_{name}"]
+        assert isinstance(evaluation, InferenceRecipe)
+        if isinstance(evaluation.metric, VocRecipe):
+            _check_thresholds(study.recipe(f"evaluate_{name}"), evaluation.metric)
+    return recipes
 
 
 def _check_thresholds(path: Path, recipe: VocRecipe) -> None:
     missing = [f"{iou:g}" for iou in REPORTED_IOUS if iou not in recipe.ious]
     if missing:
         raise InputError(
-            f"{path}: voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
+            f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
             f"{', '.join(missing)}"
         )

@@ -29,7 +29,7 @@ class Strict(BaseModel):
 
 
 # Where pydantic puts the kind of a section into the place of a fault: after so many steps.
-KIND_AT = {"pretrainings": 2, "head": 1}
+KIND_AT = {"pretrainings": 2, "head": 1, "metric": 1}
 M = TypeVar("M", bound=Strict)
 
 
@@ -73,9 +73,19 @@ class Trained(Strict):
     dataset: Name = Field(description="the data set it is trained on")
     start: Name = Field(description="the pre-training it starts from (an untrained one: scratch)")
     seed: int = Field(0, ge=0, description="seed of order, augmentation and new layers")
+    evaluated_on: Name | None = Field(
+        None, description="data set that its quality is measured on; null: its own"
+    )
 
 
-Pretraining = Annotated[Untrained | Imported | Trained, Field(discriminator="kind")]
+class Matched(Strict):
+    """The control of a detection pre-training: the same start, chips and steps, but no boxes."""
+
+    kind: Literal["matched"]
+    of: Name = Field(description="the detection pre-training that it repeats with labels alone")
+
+
+Pretraining = Annotated[Untrained | Imported | Trained | Matched, Field(discriminator="kind")]
 
 
 class Target(Strict):
@@ -83,6 +93,9 @@ class Target(Strict):
 
     task: Literal["detection", "classification"] = Field(description="what is learnt")
     dataset: Name = Field(description="the data set it is learnt on")
+    pretrainings: tuple[Name, ...] | None = Field(
+        None, min_length=1, description="those that are fine-tuned on it; null: all"
+    )
 
 
 class DatasetChange(Strict):
@@ -155,29 +168,64 @@ class Study(Strict):
                 raise ValueError(f"seeds: {seed} stands there twice")
         if self.render_world and (self.mirror is None or "://" in self.mirror):
             raise ValueError("render_world: needs `mirror` to be a folder to render into")
-        for name in self.trained:
+        for name, pretraining in self.pretrainings.items():
             self._check_start(name)
+            if isinstance(pretraining, Matched):
+                self._check_matched(name, pretraining)
+        for name, target in self.targets.items():
+            for chosen in target.pretrainings or ():
+                if chosen not in self.pretrainings:
+                    hint = suggest(chosen, self.pretrainings)
+                    raise ValueError(
+                        f"targets.{name}.pretrainings: there is no pre-training {chosen!r}{hint}"
+                    )
+            if name in self.trained:
+                raise ValueError(f"targets.{name}: a pre-training is called so too; rename one")
         return self
+
+    def _check_matched(self, name: str, pretraining: Matched) -> None:
+        repeated = self.pretrainings.get(pretraining.of)
+        if not (isinstance(repeated, Trained) and repeated.kind == "detection"):
+            known = [n for n, p in self.trained.items() if p.kind == "detection"]
+            raise ValueError(
+                f"pretrainings.{name}.of: {pretraining.of!r} is no detection pre-training that the "
+                f"study trains{suggest(pretraining.of, known)}"
+            )
 
     def _check_start(self, name: str) -> None:
         seen = [name]
-        while isinstance(here := self.pretrainings[seen[-1]], Trained):
-            if here.start not in self.pretrainings:
-                hint = suggest(here.start, self.pretrainings)
+        while isinstance(here := self.pretrainings[seen[-1]], Trained | Matched):
+            key, before = ("of", here.of) if isinstance(here, Matched) else ("start", here.start)
+            if before not in self.pretrainings:
+                hint = suggest(before, self.pretrainings)
                 raise ValueError(
-                    f"pretrainings.{seen[-1]}.start: there is no pre-training {here.start!r}{hint}"
+                    f"pretrainings.{seen[-1]}.{key}: there is no pre-training {before!r}{hint}"
                 )
-            if here.start in seen:
-                circle = [*seen[seen.index(here.start) :], here.start]
+            if before in seen:
+                circle = [*seen[seen.index(before) :], before]
                 raise ValueError(
-                    f"pretrainings.{here.start}: starts from itself ({' <- '.join(circle)})"
+                    f"pretrainings.{before}: starts from itself ({' <- '.join(circle)})"
                 )
-            seen.append(here.start)
+            seen.append(before)
 
     @property
     def trained(self) -> dict[str, Trained]:
-        """The pre-trainings that the study trains itself."""
+        """The pre-trainings that the study trains by a recipe of their own."""
         return {name: p for name, p in self.pretrainings.items() if isinstance(p, Trained)}
+
+    @property
+    def matched(self) -> dict[str, Matched]:
+        """The controls, which are trained by the recipe of what they repeat."""
+        return {name: p for name, p in self.pretrainings.items() if isinstance(p, Matched)}
+
+    def source(self, name: str) -> Trained:
+        """What a trained or matched pre-training is trained on; a matched one: as its original."""
+        pretraining = self.pretrainings[name]
+        return self.trained[pretraining.of if isinstance(pretraining, Matched) else name]
+
+    def fine_tuned(self, target: str) -> tuple[str, ...]:
+        """The pre-trainings that are fine-tuned on a target."""
+        return self.targets[target].pretrainings or tuple(self.pretrainings)
 
     def targets_of(self, task: str) -> dict[str, Target]:
         """The targets with a given task."""

@@ -31,7 +31,7 @@ from tests.detection.rectangles import (
 )
 
 IOUS = [0.3, 0.5, 0.7, 1.0]
-VOC = {"ious": IOUS, "convention": "AP07"}
+VOC = {"kind": "voc", "ious": IOUS, "convention": "AP07"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def world(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = write_start(folder / "backbone.safetensors")
     recipe = write_recipe(folder / "train.yaml", detection_recipe(training={"epochs": 0.5}))
     call(repository / "scripts/train_detector.py", training_words(folder, "run", start, recipe))
-    write_recipe(folder / "recipe.yaml", inference_recipe(voc=VOC, training_images=6))
+    write_recipe(folder / "recipe.yaml", inference_recipe(metric=VOC, training_images=6))
     training = index.split("train").sample(6)
     truth = {"truth": index.split("test").objects, "training": training.objects}
     for name, objects in truth.items():
@@ -70,6 +70,7 @@ class Evaluation:
             "pretraining": "scratch",
             "target": "boxes",
             "dataset": "rectangles",
+            "task": "detection",
             "seed": 3,
             "output": self.folder / "metrics.json",
             "classes": self.folder / "classes.csv",
@@ -124,7 +125,7 @@ def test_the_scores_are_those_of_the_detections(evaluation: Evaluation, tmp_path
 
 def test_the_recipe_sets_headline_and_convention(evaluation: Evaluation, tmp_path: Path) -> None:
     voc = {"ious": [0.5], "convention": "AP10", "strict_overlap": True, "round_boxes": 0}
-    recipe = write_recipe(tmp_path / "other.yaml", inference_recipe(voc=voc, training_images=6))
+    recipe = write_recipe(tmp_path / "other.yaml", inference_recipe(metric=voc, training_images=6))
     index = read_index(evaluation.world / "index").split("test")
     halves = index.objects.assign(score=0.5)
     halves["x2"] = halves["x1"] + (halves["x2"] - halves["x1"]) / 2  # IoU 0.5, or less if rounded
@@ -163,15 +164,15 @@ def test_the_metrics_say_where_they_come_from(evaluation: Evaluation) -> None:
         ({"soft_nms_sigma": 0.4}, "inference"),
         ({"score_threshold": 0.2}, "inference"),
         ({"proposals": 17}, "inference"),
-        ({"voc": {**VOC, "strict_overlap": True}}, "metric"),
-        ({"voc": {**VOC, "convention": "AP10"}}, "metric"),
+        ({"metric": {**VOC, "strict_overlap": True}}, "metric"),
+        ({"metric": {**VOC, "convention": "AP10"}}, "metric"),
         ({"batch_size": 9}, None),
     ],
 )
 def test_what_defines_the_number_makes_runs_comparable(
     evaluation: Evaluation, tmp_path: Path, changes: dict[str, Any], differs: str | None
 ) -> None:
-    values = {"voc": VOC, "training_images": 6, **changes}
+    values = {"metric": VOC, "training_images": 6, **changes}
     recipe = write_recipe(tmp_path / "other.yaml", inference_recipe(**values))
     first, second = evaluation.run(), evaluation.run(recipe=recipe)
     if differs is None:
@@ -184,7 +185,7 @@ def test_what_defines_the_number_makes_runs_comparable(
 def test_how_many_training_images_are_scored_is_no_matter(
     evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    recipe = inference_recipe(voc=VOC, training_images=8)
+    recipe = inference_recipe(metric=VOC, training_images=8)
     second = evaluation.run(recipe=write_recipe(tmp_path / "other.yaml", recipe))
     check_comparable([evaluation.run(), second])
 

@@ -16,13 +16,13 @@ from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
-from detransfer.recipes import check_recipes
+from detransfer.recipes import load_recipes
 from detransfer.study import Imported, Untrained, load_study
 
 try:
     STUDY = load_study(config, "configuration")
     DATASETS = study_datasets(STUDY)
-    check_recipes(STUDY)
+    RECIPES = load_recipes(STUDY)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -30,7 +30,9 @@ RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.archives})
-GIVEN = [name for name in STUDY.pretrainings if name not in STUDY.trained]
+TRAINED = [*STUDY.trained, *STUDY.matched]
+GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
+DETECTORS = [name for name, given in STUDY.trained.items() if given.kind == "detection"]
 
 
 def one_of(names):
@@ -94,7 +96,13 @@ def target_index(wildcards):
 
 
 def source_index(wildcards):
-    return checked_index(STUDY.trained[wildcards.pretraining].dataset)
+    return checked_index(STUDY.source(wildcards.pretraining).dataset)
+
+
+def quality_index(wildcards):
+    """What the evaluation of a pre-training reads: its own data set and the evaluation's."""
+    evaluation = index(quality_dataset(wildcards))
+    return {**source_index(wildcards), "evaluation": [*evaluation["index"], evaluation["images"]]}
 
 
 def target_index_folder(wildcards):
@@ -102,11 +110,17 @@ def target_index_folder(wildcards):
 
 
 def source_index_folder(wildcards):
-    return index_folder(STUDY.trained[wildcards.pretraining].dataset)
+    return index_folder(STUDY.source(wildcards.pretraining).dataset)
 
 
 def source_dataset(wildcards):
-    return DATASETS[STUDY.trained[wildcards.pretraining].dataset]
+    return DATASETS[STUDY.source(wildcards.pretraining).dataset]
+
+
+def quality_dataset(wildcards):
+    """The name of the data set that a detection pre-training is evaluated on."""
+    source = STUDY.trained[wildcards.pretraining]
+    return source.evaluated_on or source.dataset
 
 
 def target_dataset(wildcards):
@@ -141,6 +155,37 @@ def trained_by(kind):
     return one_of(name for name, given in STUDY.trained.items() if given.kind == kind)
 
 
+def source_recipe(wildcards):
+    """The recipe that trains a pre-training; a matched one: that of what it repeats."""
+    return STUDY.recipe(f"pretrain_{original(wildcards.pretraining)}")
+
+
+def original(pretraining):
+    """The pre-training whose chips a pre-training is trained on: itself, if it is not matched."""
+    return STUDY.matched[pretraining].of if pretraining in STUDY.matched else pretraining
+
+
+def mined(stage, folder):
+    """The proposals that a stage's recipe takes negative chips from, where it takes any."""
+    chips = getattr(RECIPES[stage], "chips", None)
+    return folder / "proposals.parquet" if chips and chips.negatives else []
+
+
+def source_proposals(wildcards):
+    name = original(wildcards.pretraining)
+    return mined(f"pretrain_{name}", RESULTS / "pretraining" / name)
+
+
+def target_proposals(wildcards):
+    place = f"{wildcards.target}/{wildcards.pretraining}/seed{wildcards.seed}"
+    return mined(f"finetune_{wildcards.target}", RESULTS / "detection" / place)
+
+
+def with_proposals(wildcards, input):
+    """The option of a detector's training that names the proposals, where there are any."""
+    return f"--proposals {input.proposals}" if input.proposals else ""
+
+
 def given_weights(wildcards):
     """The options of import_backbone.py that say where the weights come from."""
     given = STUDY.pretrainings[wildcards.pretraining]
@@ -162,15 +207,20 @@ def backbone(pretraining):
     return RESULTS / "pretraining" / pretraining / "backbone.safetensors"
 
 
-def runs(task, file):
-    """One file of every run of a task: all targets, pre-trainings and seeds."""
-    return expand(
-        RESULTS / "{task}" / "{target}" / "{pretraining}" / "seed{seed}" / file,
-        task=task,
-        target=STUDY.targets_of(task),
-        pretraining=STUDY.pretrainings,
-        seed=STUDY.seeds,
-    )
+def runs(task, file, metric=None):
+    """One file of every run of a task: its targets (of one metric), pre-trainings and seeds."""
+    return [
+        RESULTS / task / target / pretraining / f"seed{seed}" / file
+        for target in STUDY.targets_of(task)
+        if metric is None or metric_of(target) == metric
+        for pretraining in STUDY.fine_tuned(target)
+        for seed in STUDY.seeds
+    ]
+
+
+def metric_of(name):
+    """The kind of metric by which a target's or a pre-training's detections are scored."""
+    return RECIPES[f"evaluate_{name}"].metric.kind
 
 
 def tables_and_figures():
@@ -178,8 +228,12 @@ def tables_and_figures():
     made = [f"datasets/{name}/statistics.png" for name in STUDY.described]
     if STUDY.described:
         made += ["table1.csv"]
-    if STUDY.targets_of("detection"):
+    if runs("detection", "metrics.json", "voc"):
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
+    if runs("detection", "metrics.json", "coco"):
+        made += ["coco_finetuning.csv"]
+    if DETECTORS:
+        made += ["pretraining.csv"]
     if STUDY.targets_of("classification"):
         made += ["table5.csv"]
     metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")

@@ -3,7 +3,7 @@
 
 rule table2:
     input:
-        metrics=runs("detection", "metrics.json"),
+        metrics=runs("detection", "metrics.json", "voc"),
         published=STUDY.published / "table2.csv",
         code=code("tabulate_runs"),
     output:
@@ -46,6 +46,48 @@ use rule table2 as table5 with:
         metrics=["top1"],
 
 
+use rule table2 as coco_finetuning with:
+    input:
+        metrics=runs("detection", "metrics.json", "coco"),
+        published=STUDY.published / "coco_finetuning.csv",
+        code=code("tabulate_runs"),
+    output:
+        report(
+            RESULTS / "coco_finetuning.csv",
+            caption="../report/coco_finetuning.rst",
+            category="Detection",
+            labels={"table": "COCO", "shows": "COCO AP by pre-training"},
+        ),
+    log:
+        LOGS / "coco_finetuning.log",
+    benchmark:
+        TIMES / "coco_finetuning.tsv"
+    params:
+        metrics=["AP@[.5:.95]", "AP@0.5", "AP@0.75"],
+
+
+use rule table2 as pretraining_quality with:
+    input:
+        metrics=expand(
+            RESULTS / "pretraining" / "{pretraining}" / "metrics.json", pretraining=DETECTORS
+        ),
+        published=STUDY.published / "pretraining.csv",
+        code=code("tabulate_runs"),
+    output:
+        report(
+            RESULTS / "pretraining.csv",
+            caption="../report/pretraining.rst",
+            category="Pre-training",
+            labels={"table": "quality", "shows": "detectors on their own task"},
+        ),
+    log:
+        LOGS / "pretraining_quality.log",
+    benchmark:
+        TIMES / "pretraining_quality.tsv"
+    params:
+        metrics=["mAP@0.5", "AP@[.5:.95]"],
+
+
 rule table1:
     input:
         tables=[index_files(name) for name in STUDY.described],
@@ -77,7 +119,7 @@ rule table1:
 
 rule figure1:
     input:
-        metrics=runs("detection", "metrics.json"),
+        metrics=runs("detection", "metrics.json", "voc"),
         published=STUDY.published / "table2.csv",
         code=code("figure1"),
     output:

@@ -17,6 +17,11 @@ def study_datasets(study: Study) -> dict[str, Dataset]:
     catalog = load_catalog()
     used = {
         **{f"pretrainings.{name}.dataset": p.dataset for name, p in study.trained.items()},
+        **{
+            f"pretrainings.{name}.evaluated_on": p.evaluated_on
+            for name, p in study.trained.items()
+            if p.evaluated_on
+        },
         **{f"targets.{name}.dataset": target.dataset for name, target in study.targets.items()},
         **{f"described.{name}": name for name in study.described},
     }

@@ -29,15 +29,20 @@ COCO_NAMES = {  # of this project, by the evaluator's
 }
 
 
-def coco_average_precision(index: Index, detections: pd.DataFrame) -> dict[str, float]:
-    """Return COCO's six average precisions as shares of 1, by name; NaN without objects.
+def coco_average_precision(
+    index: Index, detections: pd.DataFrame
+) -> tuple[dict[str, float], np.ndarray]:
+    """Return COCO's six average precisions by name, and the first of each class (classes,).
 
+    Shares of 1; NaN without objects.
     Sizes are areas of boxes, since the index has no outlines: the three by size differ a little
     from the official ones, which take areas of masks.
     """
-    result = _evaluate(index, detections, open_images=False).get_results()
+    evaluation = _evaluate(index, detections, open_images=False)
+    result = evaluation.get_results()
     found = {ours: float(result[name]) for name, ours in COCO_NAMES.items()}
-    return {name: np.nan if value < 0 else value for name, value in found.items()}
+    known = {name: np.nan if value < 0 else value for name, value in found.items()}
+    return known, _by_class(index, evaluation)
 
 
 def open_images_average_precision(index: Index, detections: pd.DataFrame) -> np.ndarray:
@@ -47,10 +52,7 @@ def open_images_average_precision(index: Index, detections: pd.DataFrame) -> np.
     left out. Raises InputError for an index without verified negatives.
     """
     kept = detections[verified(index, detections)]
-    result = _evaluate(index, kept, open_images=True).results(per_class=True)
-    names = [str(number) for number in index.classes["class_id"]]
-    values = np.array([result["per_class"].get(name, np.nan) for name in names], float)
-    return np.where(values < 0, np.nan, values)
+    return _by_class(index, _evaluate(index, kept, open_images=True))
 
 
 def verified(index: Index, detections: pd.DataFrame) -> np.ndarray:
@@ -66,6 +68,13 @@ def verified(index: Index, detections: pd.DataFrame) -> np.ndarray:
         for table in (detections, known)
     ]
     return np.isin(*pairs)
+
+
+def _by_class(index: Index, evaluation: COCOeval) -> np.ndarray:
+    """Return the average precision of each class, NaN where it has no object."""
+    found = evaluation.results(per_class=True)["per_class"]
+    values = [found.get(str(number), np.nan) for number in index.classes["class_id"]]
+    return np.where(np.array(values, float) < 0, np.nan, np.array(values, float))
 
 
 def _evaluate(index: Index, detections: pd.DataFrame, open_images: bool) -> COCOeval:
