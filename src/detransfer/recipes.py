@@ -108,6 +108,17 @@ class ScaleRecipe(Strict):
         return self
 
 
+class NegativeRecipe(Strict):
+    """Negative chips: crops full of proposals that no object explains (SNIPER, box_assigner)."""
+
+    per_image: int = Field(
+        2, gt=0, description="at most so many an epoch, of each image as it is and mirrored"
+    )
+    minimum_proposals: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (25, 10, 10), description="a negative chip holds more proposals than this, for each scale"
+    )
+
+
 class ChipRecipe(Strict):
     """SNIPER's chips: the crops that a detector is trained on."""
 
@@ -115,12 +126,41 @@ class ChipRecipe(Strict):
     stride: tuple[int, int] = Field(description="range of the random grid step, pixels")
     minimum_side: float = Field(gt=0, description="objects cut smaller are dropped, chip pixels")
     scales: tuple[ScaleRecipe, ...] = Field(min_length=1, description="finest first")
+    coarsest_takes_rest: bool = Field(
+        False, description="objects that suit no scale count at the coarsest (authors: OpenImages)"
+    )
+    negatives: NegativeRecipe | None = Field(
+        None, description="chips of background, which need proposals; null: none"
+    )
 
     @model_validator(mode="after")
     def _stride_fits(self) -> ChipRecipe:
         low, high = self.stride
         if not 0 < low <= high < self.size:
             raise ValueError("stride: needs 0 < lowest <= highest < size")
+        return self
+
+    @model_validator(mode="after")
+    def _a_number_each_scale(self) -> ChipRecipe:
+        given = len(self.negatives.minimum_proposals) if self.negatives else len(self.scales)
+        if given != len(self.scales):
+            raise ValueError(
+                f"negatives.minimum_proposals: has {given} numbers for {len(self.scales)} scales"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_size_between(self) -> ChipRecipe:
+        end: float | None = 0.0
+        for low, high in sorted((s.valid_range for s in self.scales), key=lambda valid: valid[0]):
+            if end is None or self.coarsest_takes_rest:
+                break
+            if 0 < end < low:
+                raise ValueError(
+                    f"scales: objects of {end:g} to {low:g} pixels are in no scale's valid_range; "
+                    "let the ranges meet, or set coarsest_takes_rest"
+                )
+            end = None if high is None else max(end, high)
         return self
 
 
