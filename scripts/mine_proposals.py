@@ -35,6 +35,7 @@ def main() -> None:
         detector, job.index, recipe.chips.scales, negatives, job.run.device, job.run.workers
     )
     write_proposals(arguments.output / "proposals.parquet", found, job.index.digest())
+    job.drop_checkpoint()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from detransfer.recipes import (
     InferenceRecipe,
     ScaleRecipe,
     TrainingRecipe,
-    check_recipes,
+    load_recipes,
 )
 from detransfer.study import Strict, load_recipe_file, load_study
 
@@ -231,7 +231,7 @@ def test_scales_of_inference_leave_no_size_out_in_any_order(tmp_path: Path) -> N
         ("0.95]", "95]", "metric.ious.9: Input should be less than or equal to 1 (got 95)"),
         ("0.95]", "0]", "metric.ious.9: Input should be greater than 0 (got 0)"),
         ("0.95]", "0.9000000001]", "metric.ious: 0.9 stands there twice"),
-        (" 0.5,", " 0.55,", "voc: ious: 0.5 must be among them"),
+        (" 0.5,", " 0.55,", "metric: ious: 0.5 must be among them"),
     ],
 )
 def test_overlap_thresholds_are_distinct_shares(
@@ -266,7 +266,7 @@ def test_files_that_are_no_recipe_are_named(tmp_path: Path) -> None:
         load_recipe_file(tmp_path, TrainingRecipe)
 
 
-def test_check_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
+def test_load_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
     job: dict[str, int] = {}
     study = load_study(
         {
@@ -293,29 +293,33 @@ def test_check_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
         "pretrain_coco": DETECTION,
         "finetune_voc": DETECTION,
         "finetune_caltech256": TRAINING,
+        "evaluate_coco": INFERENCE.replace("kind: voc, ", "kind: coco}  # {"),
         "evaluate_voc": INFERENCE,
     }
     (tmp_path / "demo").mkdir()
     for stage, text in texts.items():
         with pytest.raises(InputError, match=f"{stage}.yaml: there is no such file"):
-            check_recipes(study)
+            load_recipes(study)
         (tmp_path / "demo" / f"{stage}.yaml").write_text(text)
-    check_recipes(study)
+    found = load_recipes(study)
+    assert found.keys() == texts.keys()
+    assert isinstance(found["evaluate_coco"].metric, recipes.CocoRecipe)  # type: ignore[attr-defined]
     for stage, text in texts.items():
         other = TRAINING if stage != "finetune_caltech256" else DETECTION
         path = tmp_path / "demo" / f"{stage}.yaml"
         path.write_text(other)
         with pytest.raises(InputError) as caught:
-            check_recipes(study)
+            load_recipes(study)
         wanted, given = ("detection", "classification")[:: 1 if other == TRAINING else -1]
         assert str(caught.value) == f"{path}: task: Input should be '{wanted}' (got '{given}')"
         path.write_text(text)
     path = tmp_path / "demo" / "evaluate_voc.yaml"
     path.write_text(INFERENCE.replace("0.3, ", "").replace("0.9, ", ""))
     with pytest.raises(InputError) as caught:
-        check_recipes(study)
+        load_recipes(study)
     assert str(caught.value) == (
-        f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.3, 0.9"
+        f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
+        "0.3, 0.9"
     )
 
 

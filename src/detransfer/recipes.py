@@ -163,6 +163,22 @@ def _check_order(scales: Sequence[ScaleRecipe]) -> None:
             )
 
 
+class NegativeRecipe(Strict):
+    """Negative chips: crops full of proposals that no object explains (SNIPER, box_assigner)."""
+
+    rpn_epochs: float = Field(
+        2, gt=0, description="a proposal network is trained so long first, by the same recipe"
+    )
+    proposals_before: int = Field(6000, gt=0, description="its proposals before suppression")
+    proposals: int = Field(300, gt=0, description="its proposals kept a scale")
+    per_image: int = Field(
+        2, gt=0, description="at most so many an epoch, of each image as it is and mirrored"
+    )
+    minimum_proposals: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (25, 10, 10), description="a negative chip holds more proposals than this, for each scale"
+    )
+
+
 class ChipRecipe(Strict):
     """SNIPER's chips: the crops that a detector is trained on."""
 
@@ -170,14 +186,30 @@ class ChipRecipe(Strict):
     stride: tuple[int, int] = Field(description="range of the random grid step, pixels")
     minimum_side: float = Field(gt=0, description="objects cut smaller are dropped, chip pixels")
     scales: tuple[ScaleRecipe, ...] = Field(min_length=1, description="finest first")
+    coarsest_takes_rest: bool = Field(
+        False, description="objects that suit no scale count at the coarsest (authors: OpenImages)"
+    )
+    negatives: NegativeRecipe | None = Field(
+        None, description="chips of background, which need proposals; null: none"
+    )
 
     @model_validator(mode="after")
     def _stride_fits(self) -> ChipRecipe:
         low, high = self.stride
         if not 0 < low <= high < self.size - 1:
             raise ValueError("stride: needs 0 < lowest <= highest < size - 1")
-        _check_ranges(self.scales)
+        if not self.coarsest_takes_rest:
+            _check_ranges(self.scales)
         _check_order(self.scales)
+        return self
+
+    @model_validator(mode="after")
+    def _a_number_each_scale(self) -> ChipRecipe:
+        given = len(self.negatives.minimum_proposals) if self.negatives else len(self.scales)
+        if given != len(self.scales):
+            raise ValueError(
+                f"negatives.minimum_proposals: has {given} numbers for {len(self.scales)} scales"
+            )
         return self
 
 

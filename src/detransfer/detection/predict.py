@@ -22,10 +22,10 @@ from detransfer.backbone import build, mean_colour, read_weights
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
+from detransfer.detection.chip_recipe import chip_scale
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
 from detransfer.detection.suppression import soft_nms
-from detransfer.detection.train import chip_scale
 from detransfer.recipes import DetectionRecipe, InferenceRecipe, ScaleRecipe
 from detransfer.study import validate
 from detransfer.training_run import architecture_of
