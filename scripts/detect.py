@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def detector_for(index: Index, model: Path) -> Detector:
+def detector_for(index: Index, folder: Path, model: Path) -> Detector:
     """Return the detector of a file, naming the classes of ``index``: by its map if they differ.
 
     Raises InputError where the index has no map, or one that knows none of the detector's classes.
@@ -45,12 +45,12 @@ def detector_for(index: Index, model: Path) -> Detector:
     if classes == index.classes["name"].tolist():
         return detector
     if index.class_map is None:
-        raise InputError(f"{model}: was trained on other classes than {index.root} has")
+        raise InputError(f"{model}: was trained on other classes than {folder} has")
     meaning = index.class_map.groupby("source_id")["class_id"].first()
     mapped = [int(meaning.get(source, -1)) for source in read_header(model)["source_ids"]]
     if max(mapped) < 0:
         raise InputError(
-            f"{model}: none of its classes means one of {index.root}, by that index's class_map.csv"
+            f"{model}: none of its classes means one of {folder}, by the class_map.csv there"
         )
     logging.info("%d of %d classes mean one here", sum(m >= 0 for m in mapped), len(mapped))
     detector.merge_classes(mapped, len(index.classes))
@@ -69,7 +69,11 @@ def main() -> None:
         (index.split(arguments.split), arguments.output),
         (training, arguments.training_output),
     ]
-    detectors = [detector_for(part, arguments.model) for part, _ in parts]
+    folders = (arguments.index, arguments.training_index or arguments.index)
+    detectors = [
+        detector_for(part, folder, arguments.model)
+        for (part, _), folder in zip(parts, folders, strict=True)
+    ]
     for detector, (part, output) in zip(detectors, parts, strict=True):
         started = time.monotonic()
         found = predict(detector, part, recipe, device, workers)

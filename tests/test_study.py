@@ -24,7 +24,8 @@ STUDY: dict[str, Any] = {
         "random": {"kind": "untrained"},
         "imagenet_cls": {"kind": "imported", "timm": "resnet18.tv_in1k"},
         "coco": {"kind": "detection", "dataset": "coco", "start": "imagenet_cls"},
-        "coco_labels": {"kind": "classification", "dataset": "coco", "start": "imagenet_cls"},
+        "coco_images": {"kind": "classification", "dataset": "coco", "start": "imagenet_cls"},
+        "coco_labels": {"kind": "matched", "of": "coco"},
     },
     "targets": {
         "voc_detection": {"task": "detection", "dataset": "voc"},
@@ -57,12 +58,65 @@ def refusal(content: dict[str, Any]) -> str:
 
 def test_a_valid_study_is_read() -> None:
     study = load_study(STUDY, "config/demo.yaml")
-    assert list(study.trained) == ["coco", "coco_labels"]
+    assert list(study.trained) == ["coco", "coco_images"]
+    assert list(study.matched) == ["coco_labels"]
     assert isinstance(study.pretrainings["coco"], Trained)
     assert list(study.targets_of("detection")) == ["voc_detection"]
     assert study.recipe("pretrain_coco") == Path("config/recipes/demo/pretrain_coco.yaml")
     with pytest.raises(ValueError, match="frozen"):
         study.seeds = (1,)  # type: ignore[misc]
+
+
+def test_a_matched_pretraining_is_trained_on_what_it_repeats() -> None:
+    study = load_study(STUDY, "config/demo.yaml")
+    assert study.source("coco_labels") is study.source("coco") is study.pretrainings["coco"]
+
+
+def test_a_target_is_fine_tuned_from_all_pretrainings_or_those_it_names() -> None:
+    study = load_study(changed("targets.caltech256.pretrainings", ["coco", "random"]), "x")
+    assert study.fine_tuned("caltech256") == ("coco", "random")
+    assert study.fine_tuned("voc_detection") == tuple(STUDY["pretrainings"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            "pretrainings.coco_labels.of",
+            "imagenet_cls",
+            "pretrainings.coco_labels.of: 'imagenet_cls' is no detection pre-training that the "
+            "study trains; known: coco",
+        ),
+        (
+            "pretrainings.coco_labels.of",
+            "coco_images",
+            "'coco_images' is no detection pre-training",
+        ),
+        (
+            "pretrainings.coco_labels.of",
+            "cocoo",
+            "pretrainings.coco_labels.of: there is no pre-training 'cocoo'; did you mean 'coco'?",
+        ),
+        (
+            "pretrainings.coco.start",
+            "coco_labels",
+            "starts from itself (coco <- coco_labels <- coco)",
+        ),
+        (
+            "targets.caltech256.pretrainings",
+            ["coco", "cocos"],
+            "targets.caltech256.pretrainings: there is no pre-training 'cocos'; did you mean",
+        ),
+        ("targets.caltech256.pretrainings", [], "targets.caltech256.pretrainings: Tuple should"),
+        (
+            "targets.coco",
+            {"task": "detection", "dataset": "coco"},
+            "targets.coco: a pre-training is called so too; rename one",
+        ),
+    ],
+)
+def test_controls_and_choices_are_checked(place: str, value: Any, message: str) -> None:
+    assert message in refusal(changed(place, value))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +159,7 @@ def test_a_valid_study_is_read() -> None:
         (
             "targets.voc_detection.xyz",
             1,
-            "unknown key 'targets.voc_detection.xyz'; known: dataset, task",
+            "unknown key 'targets.voc_detection.xyz'; known: dataset, pretrainings, task",
         ),
         ("seeds", ..., "key 'seeds' is missing"),
         ("resources.data", ..., "key 'resources.data' is missing"),
@@ -152,9 +206,9 @@ def test_a_valid_study_is_read() -> None:
         ),
         (
             "pretrainings.imagenet_cls",
-            {"kind": "detection", "dataset": "x", "start": "coco_labels"},
+            {"kind": "detection", "dataset": "x", "start": "coco_images"},
             "pretrainings.imagenet_cls: starts from itself "
-            "(imagenet_cls <- coco_labels <- imagenet_cls)",
+            "(imagenet_cls <- coco_images <- imagenet_cls)",
         ),
         (
             "pretrainings.imagenet_cls.file",
@@ -193,9 +247,9 @@ def test_one_fault_is_one_line_with_file_and_key(place: str, value: Any, message
 def test_a_circle_is_named_without_what_leads_into_it() -> None:
     study = changed("pretrainings.before", {"kind": "detection", "dataset": "x", "start": "coco"})
     study["pretrainings"] = {"before": study["pretrainings"].pop("before"), **study["pretrainings"]}
-    study["pretrainings"]["coco"]["start"] = "coco_labels"
-    study["pretrainings"]["coco_labels"]["start"] = "coco"
-    expected = "pretrainings.coco: starts from itself (coco <- coco_labels <- coco)"
+    study["pretrainings"]["coco"]["start"] = "coco_images"
+    study["pretrainings"]["coco_images"]["start"] = "coco"
+    expected = "pretrainings.coco: starts from itself (coco <- coco_images <- coco)"
     assert refusal(study) == f"config/demo.yaml: {expected}"
 
 

@@ -66,7 +66,7 @@ def test_equals_pycocotools(seed: int) -> None:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    given = coco_average_precision(index, found)
+    given, by_class = coco_average_precision(index, found)
     assert list(given) == [
         "AP@[.5:.95]",
         "AP@0.5",
@@ -79,13 +79,16 @@ def test_equals_pycocotools(seed: int) -> None:
         np.nan_to_num(list(given.values()), nan=-1), evaluation.stats[:6], atol=1e-12
     )
     assert 0.1 < given["AP@[.5:.95]"] < 0.9
+    # The library's own numbers for classes; the last has no object.
+    assert np.nanmean(by_class) == pytest.approx(given["AP@[.5:.95]"], abs=1e-12)
+    assert np.isnan(by_class).tolist() == [False, False, False, True]
 
 
 def test_nothing_to_find_is_no_number() -> None:
     index, found = random_case(0)
     empty = Index(index.images, index.objects.head(0), index.classes, index.root)
-    assert all(np.isnan(value) for value in coco_average_precision(empty, found).values())
-    assert coco_average_precision(index, found.head(0))["AP@0.5"] == 0
+    assert all(np.isnan(value) for value in coco_average_precision(empty, found)[0].values())
+    assert coco_average_precision(index, found.head(0))[0]["AP@0.5"] == 0
 
 
 def open_images(

@@ -176,7 +176,7 @@ def run_views(
         results = detector(images.to(device), sizes=[view.size for view in group])
         for view, result in zip(group, results, strict=True):
             width, height = (index.images[side].iloc[view.row] for side in ("width", "height"))
-            back = torch.tensor([width / view.size[1], height / view.size[0]] * 2)
+            back = torch.tensor([width / view.size[1], height / view.size[0]] * 2).float()
             found = {name: value.cpu() for name, value in result.items()}
             found["boxes"] = found["boxes"].float() * back
             yield view, found
