@@ -243,7 +243,12 @@ def test_overlap_thresholds_are_distinct_shares(
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("a: 1\nb: [1, 2\nc: 3\n", 3), ("a: 1\n\tb: 2\n", 2), ("a: 1\nb: c: d\n", 2)],
+    [
+        ("a: 1\nb: [1, 2\nc: 3\n", 3),
+        ("a: 1\n\tb: 2\n", 2),
+        ("a: 1\nb: c: d\n", 2),
+        ("a: {b: 1}\nc:\n  b: 1\n  d: 2\n  b: 1\n", 5),
+    ],
 )
 def test_a_syntax_error_is_one_line_that_names_the_line(
     tmp_path: Path, text: str, number: int

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from detransfer.console import InputError
-from detransfer.study import Trained, load_study, suggest
+from detransfer.study import Trained, check_files, load_study, suggest
 
 SHA = "0" * 64
+SHELL = "the commands of the workflow cannot hold a blank, a quote, ~ or another sign of the shell"
 JOB = {"gpu": 1, "threads": 2, "mem_mb": 4000, "runtime": 60}
 STUDY: dict[str, Any] = {
     "study": "demo",
@@ -177,6 +178,14 @@ def test_controls_and_choices_are_checked(place: str, value: Any, message: str) 
         ("seeds", [], "seeds: Tuple should have at least 1 item"),
         ("seeds", [0, -1], "seeds.1: Input should be greater than or equal to 0 (got -1)"),
         ("seeds", [0, 1, 0], "seeds: 0 stands there twice"),
+        ("described", ["voc", "coco", "voc"], "described: voc stands there twice"),
+        ("results", "my results", f"results: {SHELL}"),
+        ("data", "~/data", f"data: {SHELL}"),
+        ("mirror", "https://example.org/a&b", f"mirror: {SHELL}"),
+        ("backbone.file", "of 'mine'.py", f"backbone.file: {SHELL}"),
+        ("datasets.voc.folder", "my birds", f"datasets.voc.folder: {SHELL}"),
+        ("datasets.voc.train_splits", ["a", "b c"], f"datasets.voc.train_splits.1: {SHELL}"),
+        ("datasets.index", {}, "datasets.index: `data` has a folder of that name for all sets"),
         (
             "resources.predict.threads",
             0,
@@ -226,6 +235,11 @@ def test_controls_and_choices_are_checked(place: str, value: Any, message: str) 
             "pretrainings.imagenet_cls: `url` and `sha256` come together",
         ),
         (
+            "pretrainings.imagenet_cls.timm",
+            "resnet18",
+            "pretrainings.imagenet_cls: timm: give the full tag, such as resnet101.tv_in1k",
+        ),
+        (
             "pretrainings.imagenet_cls.sha256",
             SHA,
             "pretrainings.imagenet_cls: `url` and `sha256` come together",
@@ -257,6 +271,34 @@ def test_a_world_is_rendered_into_a_folder_only() -> None:
     study = changed("render_world", True)
     assert load_study({**study, "mirror": "world"}, "x").render_world
     assert "render_world" in refusal({**study, "mirror": "https://example.org/world"})
+
+
+def test_files_that_are_not_there_are_named_by_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = changed("pretrainings.mine", {"kind": "imported", "file": "weights/mine.pth"})
+    study["pretrainings"]["empty"] = {"kind": "imported", "file": ""}
+    study["backbone"]["file"] = "models/mine.py"
+    study["checksums"] = "SHA256SUMS"
+    study["mirror"] = "world"
+    with pytest.raises(InputError) as caught:
+        check_files(load_study(study, "x"))
+    seen = f"(seen from {tmp_path})"
+    absent = [
+        f"backbone.file: there is no file models/mine.py {seen}",
+        f"pretrainings.mine.file: there is no file weights/mine.pth {seen}",
+        f"pretrainings.empty.file: there is no file . {seen}",
+        f"checksums: there is no file SHA256SUMS {seen}",
+    ]
+    assert str(caught.value).splitlines() == absent
+    del study["pretrainings"]["empty"]
+    for name in ("weights/mine.pth", "models/mine.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"^checksums: there is no file SHA256SUMS"):
+        check_files(load_study(study, "x"))
+    check_files(load_study({**study, "render_world": True}, "x"))  # the world brings its own
 
 
 def test_every_fault_is_named_at_once() -> None:

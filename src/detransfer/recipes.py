@@ -12,24 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from detransfer.console import InputError
-from detransfer.study import Strict, Study, load_recipe_file
-
-
-def _distinct(values: tuple[float, ...]) -> tuple[float, ...]:
-    names = [f"{value:g}" for value in values]  # as they stand in the names of metrics
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} stands there twice")
-    return values
-
+from detransfer.study import Distinct, Strict, Study, load_recipe_file
 
 Range = tuple[float, float | None]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Distinct = AfterValidator(_distinct)
 REPORTED_IOUS = tuple(tenth / 10 for tenth in range(1, 10))  # by Figure 1; Table 2: two of them
 
 

@@ -8,18 +8,51 @@ everything else follows from these.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from detransfer.console import InputError
 
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+FOLDERS_OF_DATA = ("archives", "index", "manual")  # what `data` holds besides data sets
+Word = TypeVar("Word", str, Path)
+Values = TypeVar("Values", bound=tuple[Any, ...])
+
+
+def _plain(word: Word) -> Word:
+    if not re.fullmatch(r"[\w./+:@%=,-]*", str(word)):
+        raise ValueError(
+            "the commands of the workflow cannot hold a blank, a quote, ~ or another sign of the "
+            "shell; choose another name, or make a link that has one"
+        )
+    return word
+
+
+def _distinct(values: Values) -> Values:
+    names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands there twice")
+    return values
+
+
+Place = Annotated[Path, AfterValidator(_plain)]
+Plain = Annotated[str, AfterValidator(_plain)]
+Distinct = AfterValidator(_distinct)
 
 
 class Strict(BaseModel):
@@ -38,7 +71,7 @@ class BackboneChoice(Strict):
 
     name: str = Field(description="timm model name, or one that `file` registers")
     arguments: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
-    file: Path | None = Field(None, description="Python file that registers the model with timm")
+    file: Place | None = Field(None, description="Python file that registers the model with timm")
 
 
 class Untrained(Strict):
@@ -52,7 +85,7 @@ class Imported(Strict):
     """Published weights: exactly one of a file, a URL with its checksum, or a timm tag."""
 
     kind: Literal["imported"]
-    file: Path | None = Field(None, description="a .safetensors or weights-only .pth file")
+    file: Place | None = Field(None, description="a .safetensors or weights-only .pth file")
     url: str | None = Field(None, description="where to download such a file")
     sha256: str | None = Field(None, description="checksum of `url`", pattern="^[0-9a-f]{64}$")
     timm: str | None = Field(None, description="full timm tag, such as resnet101.tv_in1k")
@@ -63,6 +96,8 @@ class Imported(Strict):
             raise ValueError("give exactly one of `file`, `url` and `timm`")
         if (self.url is None) != (self.sha256 is None):
             raise ValueError("`url` and `sha256` come together: a download needs its checksum")
+        if self.timm is not None and "." not in self.timm:
+            raise ValueError("timm: give the full tag, such as resnet101.tv_in1k")
         return self
 
 
@@ -103,11 +138,11 @@ class DatasetChange(Strict):
 
     reader: str | None = Field(None, description="format of a data set the catalog does not have")
     archives: tuple[str, ...] | None = Field(None, description="archives, by catalog name")
-    folder: Path | None = Field(
+    folder: Place | None = Field(
         None, description="a folder that is already extracted, instead of archives"
     )
-    train_splits: tuple[str, ...] | None = Field(None, description="splits to train on")
-    eval_split: str | None = Field(None, description="split to evaluate on")
+    train_splits: tuple[Plain, ...] | None = Field(None, description="splits to train on")
+    eval_split: Plain | None = Field(None, description="split to evaluate on")
     options: dict[str, Any] = Field({}, description="options of the reader, over the catalog's")
 
 
@@ -143,30 +178,32 @@ class Study(Strict):
     """One study: what is compared, on what, and where the files lie."""
 
     study: Name = Field(description="name of the study; recipes lie in `recipes`/<study>")
-    results: Path = Field(description="folder of all outputs")
-    data: Path = Field(description="folder of archives, extracted data sets and indices")
-    state: Path = Field(description="folder of checkpoints of running trainings")
-    recipes: Path = Field(Path("config/recipes"), description="folder with a folder a study")
-    published: Path = Field(Path("config/published"), description="the paper's numbers")
-    mirror: str | None = Field(None, description="folder or URL with all archives by name")
-    checksums: Path | None = Field(
+    results: Place = Field(description="folder of all outputs")
+    data: Place = Field(description="folder of archives, extracted data sets and indices")
+    state: Place = Field(description="folder of checkpoints of running trainings")
+    recipes: Place = Field(Path("config/recipes"), description="folder with a folder a study")
+    published: Place = Field(Path("config/published"), description="the paper's numbers")
+    mirror: Plain | None = Field(None, description="folder or URL with all archives by name")
+    checksums: Place | None = Field(
         None, description="sha256sum file that replaces the catalog's checksums"
     )
     render_world: bool = Field(False, description="render the archives into `mirror` first")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(min_length=1)
     backbone: BackboneChoice
     pretrainings: dict[Name, Pretraining] = Field(min_length=1)
     targets: dict[Name, Target] = Field(min_length=1)
     datasets: dict[Name, DatasetChange] = {}
-    described: tuple[Name, ...] = Field((), description="data sets of Table 1, used or not")
+    described: Annotated[tuple[Name, ...], Distinct] = Field(
+        (), description="data sets of Table 1, used or not"
+    )
     resources: JobResources
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for seed in self.seeds:
-            if self.seeds.count(seed) > 1:
-                raise ValueError(f"seeds: {seed} stands there twice")
-        if self.render_world and (self.mirror is None or "://" in self.mirror):
+        for name in FOLDERS_OF_DATA:
+            if name in self.datasets:
+                raise ValueError(f"datasets.{name}: `data` has a folder of that name for all sets")
+        if self.render_world and (not self.mirror or "://" in self.mirror):
             raise ValueError("render_world: needs `mirror` to be a folder to render into")
         for name, pretraining in self.pretrainings.items():
             self._check_start(name)
@@ -244,14 +281,31 @@ def load_study(configuration: Mapping[str, Any], source: str) -> Study:
     return validate(Study, configuration, source)
 
 
+def check_files(study: Study) -> None:
+    """Raise InputError, by key, for files that must be there before anything runs."""
+    files = {"backbone.file": study.backbone.file}
+    for name, given in study.pretrainings.items():
+        if isinstance(given, Imported):
+            files[f"pretrainings.{name}.file"] = given.file
+    if not study.render_world:  # which makes them
+        files["checksums"] = study.checksums
+    absent = [
+        f"{key}: there is no file {path} (seen from {Path.cwd()})"
+        for key, path in files.items()
+        if path is not None and not path.is_file()
+    ]
+    if absent:
+        raise InputError("\n".join(absent))
+
+
 def load_recipe_file(path: Path, model: type[M]) -> M:
     """Read one YAML file into a typed model.
 
-    Raises InputError for a missing file, broken YAML (with the line), an unknown key (with the
-    closest known one) and a value of the wrong type or range.
+    Raises InputError for a missing file, broken YAML or a key that stands there twice (with the
+    line), an unknown key (with the closest known one) and a value of the wrong type or range.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; write one or correct its name") from None
     except yaml.MarkedYAMLError as error:
@@ -262,6 +316,19 @@ def load_recipe_file(path: Path, model: type[M]) -> M:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, found {type(content).__name__}")
     return validate(model, content, str(path))
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML without the trap that of two equal keys the last one counts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                problem = f"key {key.value!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def validate(model: type[M], content: Mapping[str, Any], source: str) -> M:

@@ -15,8 +15,9 @@ from detransfer.data.index import Index, check_tables
 from detransfer.data.miniature import openimages
 from detransfer.data.miniature.archives import write_archives
 from detransfer.data.miniature.packing import jpeg
+from detransfer.data.miniature.recipe import WorldRecipe
 from detransfer.data.miniature.scenes import Scene
-from detransfer.data.miniature.world import World, WorldRecipe, make_world
+from detransfer.data.miniature.world import World, make_world
 
 RECIPE: dict[str, Any] = {
     "openimages": {"classes": 14, "train": 60, "validation": 9, "test": 5, "group_share": 0.25,

@@ -59,9 +59,7 @@ def test_every_archive_can_be_checked_and_every_data_set_read() -> None:
 def test_importing_it_loads_no_heavy_module(repository: Path) -> None:
     code = (
         "import sys; from detransfer.data.catalog import load_catalog; load_catalog(); "
-        "print({'torch', 'cv2', 'pandas', 'numpy'} & set(sys.modules)); "
-        "from detransfer.data.readers import READERS, check_options; "
-        "[check_options(r, {}) for r in READERS]; print({'torch', 'cv2'} & set(sys.modules))"
+        "print({'torch', 'cv2', 'pandas', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -70,7 +68,7 @@ def test_importing_it_loads_no_heavy_module(repository: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split("\n")[:2] == ["set()", "set()"]
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(

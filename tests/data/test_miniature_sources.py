@@ -20,8 +20,9 @@ import pytest
 from detransfer.data.index import Index
 from detransfer.data.miniature import imagenet, openimages
 from detransfer.data.miniature.packing import Stream, jpeg, labels
+from detransfer.data.miniature.recipe import WorldRecipe
 from detransfer.data.miniature.scenes import Scene, SceneObject, render_scene
-from detransfer.data.miniature.world import World, WorldRecipe, make_world
+from detransfer.data.miniature.world import World, make_world
 from detransfer.data.readers import imagenet_det
 from tests.data.miniature_sets import RECIPE, by_bytes, read, render_and_extract, small_world
 

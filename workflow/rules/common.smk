@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
 from detransfer.recipes import load_recipes
-from detransfer.study import Imported, Untrained, load_study
+from detransfer.study import Imported, Untrained, check_files, load_study
 
 try:
     STUDY = load_study(config, "configuration")
+    check_files(STUDY)
     DATASETS = study_datasets(STUDY)
     RECIPES = load_recipes(STUDY)
 except InputError as error:
@@ -194,7 +196,7 @@ def given_weights(wildcards):
     if given.timm:
         return f"--timm {given.timm}"
     if given.url:
-        return f"--url {given.url} --sha256 {given.sha256}"
+        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256}"
     return f"--weights {given.file}"
 
 

@@ -1,6 +1,7 @@
 """The miniature world: a renderer for the demo's data, packed in the official archive formats.
 
-``world``       the recipe and the vocabularies (which class is which body with which part)
+``recipe``      how large a world is and how hard, in a typed model
+``world``       a recipe with its vocabularies (which class is which body with which part)
 ``shapes``      outlines of bodies and parts in object coordinates
 ``textures``    tileable textures, colours and backgrounds
 ``objects``     one object as a sprite: colour, coverage, mask
