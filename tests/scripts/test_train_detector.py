@@ -115,13 +115,12 @@ def test_equal_runs_give_equal_bytes_and_the_seed_matters(
 
 
 def test_each_epoch_and_seed_cuts_other_chips(repository: Path, world: Path) -> None:
-    def seen(seed: int) -> list[list[tuple[int, ...]]]:
-        windows: list[list[tuple[int, ...]]] = []
+    def seen(seed: int) -> list[list[list[int]]]:
+        windows: list[list[list[int]]] = []
 
         def train(model: nn.Module, examples: Epoch, *rest: object) -> NoReturn:
             for epoch in (0, 1, 0):
-                chips = cast(ChipDataset, examples(epoch)).chips
-                windows.append([chip.window for _, _, chip in chips])
+                windows.append(cast(ChipDataset, examples(epoch)).table.windows.tolist())
             raise InputError("enough")
 
         loaded = runpy.run_path(str(repository / PROGRAM))
