@@ -340,3 +340,26 @@ def test_every_key_that_holds_a_value_is_explained() -> None:
     # A section's own docstring explains it, and `task` says which recipe it is.
     assert [name for name in unexplained if not name.endswith(".task")] == []
     assert len(models) > 10
+
+
+def test_sizes_between_the_scales_are_refused(tmp_path: Path) -> None:
+    text = DETECTION.replace("[30, null]", "[55, null]")
+    message = refusal(tmp_path / "recipe.yaml", text, DetectionRecipe)
+    assert message == "chips: scales: no valid_range has the sizes from 40 to 55"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.replace("  size: 128", "  size: 128\n  coarsest_takes_rest: true"))
+    assert load_recipe_file(path, DetectionRecipe).chips.coarsest_takes_rest
+    path.write_text(DETECTION.replace("[30, null]", "[40, null]"))
+    assert not load_recipe_file(path, DetectionRecipe).chips.coarsest_takes_rest
+
+
+def test_negative_chips_need_a_number_for_each_scale(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    text = DETECTION.replace("rpn:", "  negatives: {per_image: 1}\nrpn:")
+    message = refusal(path, text, DetectionRecipe)
+    assert "negatives.minimum_proposals: has 3 numbers for 2 scales" in message
+    path.write_text(text.replace("per_image: 1", "minimum_proposals: [25, 0]"))
+    negatives = load_recipe_file(path, DetectionRecipe).chips.negatives
+    assert negatives is not None and negatives.per_image == 2
+    path.write_text(DETECTION)
+    assert load_recipe_file(path, DetectionRecipe).chips.negatives is None
