@@ -29,6 +29,7 @@ from detransfer.study import load_recipe_file
 from detransfer.weights import read_header
 
 REPOSITORY = Path(__file__).parents[1]
+SCORING = {"voc", "diagnosis", "batch_size", "training_images"}  # what no detection depends on
 
 
 def parse() -> argparse.Namespace:
@@ -52,7 +53,7 @@ def parse() -> argparse.Namespace:
 
 def score(index: Index, path: Path, voc: VocRecipe) -> AveragePrecision:
     """Return the average precisions of a table of detections on the images of ``index``."""
-    detections = read_detections(path, set(index.images["image_id"]))
+    detections = read_detections(path, set(index.images["image_id"]), len(index.classes))
     convention = VocConvention(voc.strict_overlap, voc.round_scores, voc.round_boxes)
     matches = match(index.objects, detections, len(index.classes), convention)
     if not matches.positives.any():
@@ -116,7 +117,7 @@ def main() -> None:
             "evaluation_split": arguments.split,
             "training_data": header["data_digest"],
             "training_recipe": header["recipe_digest"],
-            "inference": recipe.model_dump_json(exclude={"voc", "batch_size", "training_images"}),
+            "inference": recipe.model_dump_json(exclude=SCORING),
             "metric": recipe.voc.model_dump_json(),
         },
         provenance=provenance(

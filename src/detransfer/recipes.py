@@ -180,6 +180,14 @@ class VocRecipe(Strict):
         return self
 
 
+class DiagnosisRecipe(Strict):
+    """The error analysis of detections (Hoiem et al., ECCV 2012)."""
+
+    similar_classes: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="sets of classes that are taken for each other; null: of one superclass"
+    )
+
+
 class InferenceRecipe(Strict):
     """How a detector is run and scored."""
 
@@ -193,6 +201,7 @@ class InferenceRecipe(Strict):
     per_image: int = Field(200, gt=0, description="detections kept an image")
     training_images: int = Field(200, gt=0, description="training images scored to see the fit")
     voc: VocRecipe
+    diagnosis: DiagnosisRecipe = DiagnosisRecipe()
 
 
 def check_recipes(study: Study) -> None:

@@ -93,6 +93,9 @@ class DatasetChange(Strict):
     )
     train_splits: tuple[str, ...] | None = Field(None, description="splits to train on")
     eval_split: str | None = Field(None, description="split to evaluate on")
+    occlusion: str | None = Field(
+        None, description="archive or folder with occlusion levels of `eval_split`; null: none"
+    )
     options: dict[str, Any] = Field({}, description="options of the reader, over the catalog's")
 
 
