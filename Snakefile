@@ -25,8 +25,10 @@ localrules:
     all,
     table1,
     table2,
+    table3,
     table5,
     figure1,
+    diagnosis,
 
 
 rule all:

@@ -27,7 +27,7 @@ except InputError as error:
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
-ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.archives})
+ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 GIVEN = [name for name in STUDY.pretrainings if name not in STUDY.trained]
 
 
@@ -69,6 +69,18 @@ def index_files(dataset):
     """The three files of an index; those that some readers add lie beside them."""
     names = ("images.parquet", "objects.parquet", "classes.csv")
     return [index_folder(dataset) / name for name in names]
+
+
+def occlusion_release(wildcards):
+    """Where the occlusion levels of a data set come from: a fetched archive, or a given folder."""
+    given = DATASETS[wildcards.dataset].occlusion
+    return DATA / "archives" / given if given in ARCHIVES else given
+
+
+def target_occlusion(wildcards):
+    """The occlusion levels of a target's test objects, where its data set has some."""
+    dataset = STUDY.targets[wildcards.target].dataset
+    return index_folder(dataset) / "occlusion.parquet" if DATASETS[dataset].occlusion else []
 
 
 def index(dataset):
@@ -160,6 +172,7 @@ def tables_and_figures():
         made += ["table1.csv"]
     if STUDY.targets_of("detection"):
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
+        made += ["table3.csv", "diagnosis.csv", "diagnosis.pdf", "diagnosis.png"]
     if STUDY.targets_of("classification"):
         made += ["table5.csv"]
     metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")
