@@ -56,6 +56,21 @@ def test_an_unchanged_data_set_is_the_catalogs() -> None:
     assert datasets({}) == {name: catalog[name] for name in ("caltech256", "coco")}
 
 
+def test_occlusion_levels_come_from_the_catalog_a_folder_or_nowhere(tmp_path: Path) -> None:
+    def voc(**change: str | None) -> Dataset:
+        changes = {"voc_detection": change} if change else {}
+        return datasets(changes, target="voc_detection")["voc_detection"]
+
+    archive = "detectionAnalysis_eccv12_v2.zip"
+    assert voc().occlusion == archive and voc().fetched[-1] == archive
+    given = voc(occlusion=str(tmp_path))
+    assert given.occlusion == str(tmp_path) and given.fetched == given.archives
+    assert voc(occlusion=None).occlusion is None
+    assert voc(occlusion=None).fetched == voc().archives
+    message = refusal({"voc_detection": {"occlusion": "no.zip"}}, target="voc_detection")
+    assert message.startswith("datasets.voc_detection.occlusion: no.zip is neither an archive")
+
+
 def test_options_are_merged_key_by_key_and_null_is_a_value() -> None:
     catalog = load_catalog().datasets["caltech256"]
     changed = datasets({"caltech256": {"options": {"train_per_class": 7, "eval_total": None}}})
