@@ -25,10 +25,12 @@ localrules:
     all,
     table1,
     table2,
+    table3,
     table5,
     coco_finetuning,
     pretraining_quality,
     figure1,
+    diagnosis,
 
 
 rule all:

@@ -116,6 +116,10 @@ def test_own_classes(root: Path) -> None:
     add_image(root, "VOC2007", "000012", object_xml("gnu", (1, 1, 2, 2)))
     index = read_dataset("voc", root, {"classes": ["gnu"], **ONE_SET})
     assert index.classes[["name", "superclass"]].to_numpy().tolist() == [["gnu", ""]]
+    options = {"classes": ["gnu"], "superclasses": {"gnu": "animal"}, **ONE_SET}
+    assert read_dataset("voc", root, options).classes["superclass"].tolist() == ["animal"]
+    with pytest.raises(InputError, match="superclasses: unknown class 'gnus'; did you mean 'gnu'"):
+        read_dataset("voc", root, {**options, "superclasses": {"gnus": "animal"}})
 
 
 def test_image_ids_do_not_depend_on_what_else_is_read() -> None:

@@ -31,6 +31,9 @@ class Options(Strict):
     keep: tuple[str, ...] | None = Field(
         None, min_length=1, description="classes of the index; null: all; other objects are dropped"
     )
+    superclasses: dict[str, str] | None = Field(
+        None, description="superclass of each class, where it has one; null: VOC's own"
+    )
     sets: dict[str, str] = Field(
         {
             "voc2007_trainval": "VOC2007/trainval",
@@ -49,6 +52,10 @@ class Options(Strict):
         for name in self.keep or ():
             if name not in self.classes:
                 raise ValueError(f"keep: unknown class {name!r}{suggest(name, list(self.classes))}")
+        for name in self.superclasses or ():
+            if name not in self.classes:
+                hint = suggest(name, list(self.classes))
+                raise ValueError(f"superclasses: unknown class {name!r}{hint}")
         for split, place in self.sets.items():
             if not re.fullmatch(r"[^/]+/[^/]+", place):
                 raise ValueError(f"sets.{split}: expected '<folder>/<set>', got {place!r}")

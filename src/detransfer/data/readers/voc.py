@@ -207,11 +207,12 @@ def _object_table(images: list[_Image], ids: list[int], kept: tuple[str, ...]) -
 
 
 def _class_table(options: Options, kept: tuple[str, ...]) -> pd.DataFrame:
+    superclass = SUPERCLASS if options.superclasses is None else options.superclasses
     return pd.DataFrame(
         {
             "class_id": range(len(kept)),
             "name": kept,
             "source_id": [str(options.classes.index(name) + 1) for name in kept],
-            "superclass": [SUPERCLASS.get(name, "") for name in kept],
+            "superclass": [superclass.get(name, "") for name in kept],
         }
     )
