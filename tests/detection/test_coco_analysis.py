@@ -18,7 +18,7 @@ from tests.detection.test_average_precision import detection_table, object_table
 from tests.detection.test_diagnosis import VOC
 from tests.detection.voc_records import read_records, simulate
 
-CLASSES = pd.DataFrame({"name": list("abcde"), "superclass": ["x", "x", "", "y", ""]})
+CLASSES = pd.DataFrame({"name": list("abcde"), "superclass": ["x", "x", "", "", "y"]})
 
 
 def curves(objects: pd.DataFrame, detections: pd.DataFrame, classes: pd.DataFrame) -> np.ndarray:

@@ -310,7 +310,8 @@ def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
     with lost(tiny.folder / results / "table5.csv"):
         assert tiny.plan(*WORDS) == {"table5": 1, "all": 1}
     with lost(tiny.folder / run):
-        assert tiny.plan(*WORDS) == {"evaluate_detections": 1, "table2": 1, "figure1": 1, "all": 1}
+        once = {"evaluate_detections": 1, "diagnose_detections": 1}
+        assert tiny.plan(*WORDS) == {**SCORING, **DIAGNOSIS, **once}
 
 
 def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:

@@ -130,7 +130,6 @@ def normalised_precision(diagnosis: Diagnosis, chosen: np.ndarray) -> np.ndarray
     ``chosen`` (m,) bool: the objects that count; true positives on others are ignored, as Hoiem's
     code does for a stratum. The precision is interpolated: the largest at this recall or above.
     """
-    chosen = chosen & diagnosis.counted
     items = np.flatnonzero(chosen & (diagnosis.found_by >= 0))
     items = items[np.argsort(diagnosis.found_by[items])]
     place, of = diagnosis.found_by[items], diagnosis.object_class[items]
