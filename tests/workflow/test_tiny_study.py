@@ -262,9 +262,8 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
 
 def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> None:
     """An archive is fixed by its checksum, whatever fetched it and whatever the catalog adds."""
-    data = Path("src/detransfer/data")
-    names = ("catalog.yaml", "download.py", "fetch.py", "catalog.py", "datasets.py")
-    for file in (*(data / name for name in names), "scripts/fetch.py"):
+    names = ("catalog.yaml", "catalog.py", "datasets.py", "download.py", "fetch.py")
+    for file in ("scripts/fetch.py", *(f"src/detransfer/data/{name}" for name in names)):
         with edited(tiny.folder / file):
             assert tiny.plan(*WORDS) == {}, file
 

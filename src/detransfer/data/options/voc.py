@@ -41,8 +41,10 @@ class Options(Strict):
             "voc2012_trainval": "VOC2012/trainval",
         },
         min_length=1,
-        description="split: <folder in VOCdevkit>/<file in ImageSets/Main without .txt>",
+        description="split: <folder in `devkit`>/<file in ImageSets/Main without .txt>",
     )
+    devkit: str = Field("VOCdevkit", description="folder of the folders in `sets`; '.': the root")
+    suffix: str = Field(".jpg", min_length=2, description="ending of the image files")
     on_bad_object: Policy = Field(
         "fail", description="drop: leave out objects of no known class or with a wrong box"
     )
