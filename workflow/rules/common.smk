@@ -34,7 +34,6 @@ CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 TRAINED = [*STUDY.trained, *STUDY.matched]
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
-DETECTORS = [name for name, given in STUDY.trained.items() if given.kind == "detection"]
 
 
 def one_of(names):
@@ -232,9 +231,28 @@ def runs(task, file, metric=None):
     ]
 
 
+def contrasted(task, target):
+    """The options of a comparison of images: two runs of the first seed, their index and split."""
+    given, options = STUDY.targets[target], []
+    where = f"{index_folder(given.dataset)} {DATASETS[given.dataset].eval_split}"
+    for pair in STUDY.contrasts.items():
+        if set(pair) <= set(STUDY.fine_tuned(target)):
+            two = (RESULTS / task / target / name / f"seed{STUDY.seeds[0]}" for name in pair)
+            options.append(f"--pair {' '.join(map(str, two))} {where}")
+    return options
+
+
 def metric_of(name):
     """The kind of metric by which a target's or a pre-training's detections are scored."""
     return RECIPES[f"evaluate_{name}"].metric.kind
+
+
+VOC_PAIRS = [
+    pair
+    for target in STUDY.targets_of("detection")
+    if metric_of(target) == "voc"
+    for pair in contrasted("detection", target)
+]
 
 
 def tables_and_figures():
@@ -245,9 +263,11 @@ def tables_and_figures():
     if runs("detection", "metrics.json", "voc"):
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
         made += ["table3.csv", "diagnosis.csv", "diagnosis.pdf", "diagnosis.png"]
+    if VOC_PAIRS:
+        made += ["figure2.csv", "figure2.pdf", "figure2.png"]
     if runs("detection", "metrics.json", "coco"):
         made += ["coco_finetuning.csv"]
-    if DETECTORS:
+    if STUDY.detectors:
         made += ["pretraining.csv"]
     if STUDY.targets_of("classification"):
         made += ["table5.csv"]
