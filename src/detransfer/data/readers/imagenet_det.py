@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
 from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_size
 from detransfer.data.index import OBJECT_TYPES, Index, empty_objects
+from detransfer.data.matfile import read_mat
 from detransfer.data.readers.faults import Faults, Policy
 from detransfer.data.readers.imagenet_xml import Box, BoxRules, read_boxes
 from detransfer.data.readers.lists import read_lines
@@ -205,16 +205,20 @@ def read_classes(path: Path) -> pd.DataFrame:
     The field of the ids is called by the year of the kit (``ILSVRC2013_DET_ID``). Raises InputError
     for a file that is missing or not that table.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; extract the development kit")
+    synsets = read_mat(path, "synsets")
     try:
-        synsets = np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)["synsets"])
-        field = next(name for name in synsets.dtype.names or () if name.endswith("_DET_ID"))
-        rows = {int(row[field]): (str(row["WNID"]), str(row["name"])) for row in synsets}
-        count = len(synsets)
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
+        field = next(name for name in synsets[0] if name.endswith("_DET_ID"))
+        rows = {int(row[field].item()): (str(row["WNID"]), str(row["name"])) for row in synsets}
+    except (
+        LookupError,
+        StopIteration,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise InputError(f"{path}: not the synset table of ILSVRC DET ({error!r})") from error
+    count = len(synsets)
     chosen = [rows[number] for number in sorted(rows) if number <= CLASSES]
     wnids = [wnid for wnid, _ in chosen]
     ids = [number for number in sorted(rows) if number <= CLASSES]
