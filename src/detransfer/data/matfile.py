@@ -1,8 +1,8 @@
 """MAT-files of version 5, as far as data sets use them: numbers, texts, cells and structures.
 
-SciPy trusts the lengths that stand in a file, and a damaged one can take the whole process down with
-a segmentation fault. Nothing here reads outside the file. Format: "MAT-File Format" (The MathWorks),
-chapter 1, "Level 5 MAT-File Format".
+SciPy trusts the lengths that stand in a file, and a damaged one can take the whole process down
+with a segmentation fault. Nothing here reads outside the file. Format: "MAT-File Format" (The
+MathWorks), chapter 1, "Level 5 MAT-File Format".
 """
 
 from __future__ import annotations

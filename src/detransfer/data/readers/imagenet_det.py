@@ -207,7 +207,7 @@ def read_classes(path: Path) -> pd.DataFrame:
     """
     synsets = read_mat(path, "synsets")
     try:
-        field = next(name for name in synsets[0] if name.endswith("_DET_ID"))
+        (field,) = (name for name in synsets[0] if name.endswith("_DET_ID"))
         rows = {int(row[field].item()): (str(row["WNID"]), str(row["name"])) for row in synsets}
     except (
         LookupError,
