@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 from detransfer.console import InputError, run
-from detransfer.data.index import read_index
+from detransfer.data.index import Index, read_index
 from detransfer.detection.detections import write_detections
+from detransfer.detection.detector import Detector
 from detransfer.detection.predict import load_detector, predict
 from detransfer.recipes import InferenceRecipe
 from detransfer.study import load_recipe_file
 from detransfer.training_run import use_machine
+from detransfer.weights import read_header
 
 
 def parse() -> argparse.Namespace:
@@ -25,6 +27,7 @@ def parse() -> argparse.Namespace:
     add("--model", type=Path, required=True, help="model.safetensors of train_detector.py")
     add("--index", type=Path, required=True, help="folder of the data set's index")
     add("--split", required=True, help="split to run on")
+    add("--training-index", type=Path, help="index of the training images; default: the same")
     add("--training-splits", nargs="+", required=True, help="splits it was trained on")
     add("--recipe", type=Path, required=True, help="recipe of inference and scoring")
     add("--output", type=Path, required=True, help="table of detections on the split")
@@ -33,22 +36,45 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def detector_for(index: Index, folder: Path, model: Path) -> Detector:
+    """Return the detector of a file, naming the classes of ``index``: by its map if they differ.
+
+    Raises InputError where the index has no map, or one that knows none of the detector's classes.
+    """
+    detector, classes = load_detector(model)
+    if classes == index.classes["name"].tolist():
+        return detector
+    if index.class_map is None:
+        raise InputError(f"{model}: was trained on other classes than {folder} has")
+    meaning = index.class_map.groupby("source_id")["class_id"].first()
+    mapped = [int(meaning.get(source, -1)) for source in read_header(model)["source_ids"]]
+    if max(mapped) < 0:
+        raise InputError(
+            f"{model}: none of its classes means one of {folder}, by the class_map.csv there"
+        )
+    logging.info("%d of %d classes mean one here", sum(m >= 0 for m in mapped), len(mapped))
+    detector.merge_classes(mapped, len(index.classes))
+    return detector
+
+
 def main() -> None:
     arguments = parse()
     recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
     device = use_machine(arguments.threads)
     workers = arguments.threads if device.type == "cuda" else 0
     index = read_index(arguments.index)
-    detector, classes = load_detector(arguments.model)
-    if classes != index.classes["name"].tolist():
-        raise InputError(
-            f"{arguments.model}: was trained on other classes than {arguments.index} has"
-        )
-    training = index.split(*arguments.training_splits).sample(recipe.training_images)
-    for part, output in (
+    training = read_index(arguments.training_index or arguments.index)
+    training = training.split(*arguments.training_splits).sample(recipe.training_images)
+    parts = [
         (index.split(arguments.split), arguments.output),
         (training, arguments.training_output),
-    ):
+    ]
+    folders = (arguments.index, arguments.training_index or arguments.index)
+    detectors = [
+        detector_for(part, folder, arguments.model)
+        for (part, _), folder in zip(parts, folders, strict=True)
+    ]
+    for detector, (part, output) in zip(detectors, parts, strict=True):
         started = time.monotonic()
         found = predict(detector, part, recipe, device, workers)
         speed = len(part.images) / (time.monotonic() - started)

@@ -1,34 +1,41 @@
-"""Score a run's detections by VOC's average precision at every overlap, in both conventions.
+"""Score a run's detections by the metric of its recipe: VOC's, COCO's or Open Images'.
 
-Writes metrics.json and a table of the average precision of each class.
+VOC's is taken at every overlap and in both conventions. Writes metrics.json and a table of the
+average precision of each class.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from detransfer.console import InputError, run
 from detransfer.data.index import Index, read_index
 from detransfer.detection.average_precision import (
-    AveragePrecision,
     VocConvention,
     average_precision,
     match,
     mean_over_classes,
 )
+from detransfer.detection.coco_metrics import (
+    coco_average_precision,
+    open_images_average_precision,
+)
 from detransfer.detection.detections import read_detections
 from detransfer.imports import code_digest, imported_files
-from detransfer.recipes import InferenceRecipe, VocRecipe
+from detransfer.recipes import CocoRecipe, InferenceRecipe, OpenImagesRecipe, VocRecipe
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
 from detransfer.study import load_recipe_file
 from detransfer.weights import read_header
 
 REPOSITORY = Path(__file__).parents[1]
+SCORING = {"metric", "diagnosis", "batch_size", "training_images"}  # what no detection depends on
 
 
 def parse() -> argparse.Namespace:
@@ -40,8 +47,10 @@ def parse() -> argparse.Namespace:
     add("--fit", type=Path, required=True, help="fit.json of the run")
     add("--index", type=Path, required=True, help="folder of the data set's index")
     add("--split", required=True, help="split the detections are of")
+    add("--training-index", type=Path, help="index of the training images; default: the same")
     add("--training-splits", nargs="+", required=True, help="splits of the training images")
     add("--recipe", type=Path, required=True, help="recipe of inference and scoring")
+    add("--task", choices=("detection", "pretraining"), required=True, help="what the run is")
     add("--pretraining", required=True, help="name of the pre-training")
     add("--target", required=True, help="name of the target")
     add("--dataset", required=True, help="name of the target's data set")
@@ -51,37 +60,58 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def score(index: Index, path: Path, voc: VocRecipe) -> AveragePrecision:
-    """Return the average precisions of a table of detections on the images of ``index``."""
-    detections = read_detections(path, set(index.images["image_id"]))
+@dataclass(frozen=True)
+class Score:
+    """The metrics of a table of detections, the headline first, and a table of the classes."""
+
+    metrics: tuple[Metric, ...]
+    classes: pd.DataFrame
+
+
+def score(index: Index, path: Path, recipe: VocRecipe | CocoRecipe | OpenImagesRecipe) -> Score:
+    """Score the detections in a file on the images of ``index`` by the recipe's metric."""
+    detections = read_detections(path, set(index.images["image_id"]), len(index.classes))
+    if not (~index.objects[["difficult", "crowd"]].any(axis=1)).any():
+        raise InputError(f"{index.root}: no object of these splits counts, so there is no AP")
+    if isinstance(recipe, VocRecipe):
+        return score_voc(index, detections, recipe)
+    names, images = index.classes["name"], len(index.images)
+    if isinstance(recipe, CocoRecipe):
+        values, by_class = coco_average_precision(index, detections)
+    else:
+        by_class = open_images_average_precision(index, detections)
+        values = {"mAP@0.5": float(np.nanmean(by_class))}
+    found = [percent(name, value, images) for name, value in values.items() if value == value]
+    metric, iou = next(iter(values)).split("@")
+    table = pd.DataFrame({"class": names, "metric": metric.removeprefix("m"), "iou": iou})
+    return Score(tuple(found), table.assign(value=100 * by_class))
+
+
+def score_voc(index: Index, detections: pd.DataFrame, voc: VocRecipe) -> Score:
+    """Score by VOC's metric: the headline convention bare, both under their own names."""
     convention = VocConvention(voc.strict_overlap, voc.round_scores, voc.round_boxes)
     matches = match(index.objects, detections, len(index.classes), convention)
-    if not matches.positives.any():
-        raise InputError(f"{index.root}: no object of these splits counts, so there is no AP")
-    return average_precision(matches, voc.ious)
-
-
-def metrics(result: AveragePrecision, voc: VocRecipe, images: int) -> tuple[Metric, ...]:
-    """Return the means over classes: the headline convention bare, both under their own names."""
-    found = []
+    result = average_precision(matches, voc.ious)
+    found, parts = [], []
     for name, values in (("AP07", result.ap07), ("AP10", result.ap10)):
         for iou, value in zip(voc.ious, mean_over_classes(values), strict=True):
-            percent = float(100 * value)
             if name == voc.convention:
-                found.append(Metric(f"mAP@{iou:g}", percent, "%", images, None, 100.0))
-            found.append(Metric(f"m{name}@{iou:g}", percent, "%", images, None, 100.0))
-    return tuple(found)
-
-
-def class_table(result: AveragePrecision, classes: pd.Series) -> pd.DataFrame:
-    """Return one row a class, convention and overlap; empty for a class without objects."""
-    parts = []
-    for name, values in (("AP07", result.ap07), ("AP10", result.ap10)):
+                found.append(percent(f"mAP@{iou:g}", value, len(index.images)))
+            found.append(percent(f"m{name}@{iou:g}", value, len(index.images)))
         table = pd.DataFrame(100 * values, columns=[f"{iou:g}" for iou in result.thresholds])
-        table.insert(0, "class", classes)
+        table.insert(0, "class", index.classes["name"])
         table.insert(1, "metric", name)
         parts.append(table.melt(["class", "metric"], var_name="iou"))
-    return pd.concat(parts)
+    return Score(tuple(found), pd.concat(parts))
+
+
+def percent(name: str, value: float, images: int) -> Metric:
+    return Metric(name, float(100 * value), "%", images, None, 100.0)
+
+
+def headline(score: Score) -> float:
+    """Return the score at overlap 0.5, by which one sees whether a training fitted."""
+    return next(m.value for m in score.metrics if m.name in ("mAP@0.5", "AP@0.5"))
 
 
 def read_run(fit: Path, model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -101,26 +131,29 @@ def read_run(fit: Path, model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def main() -> None:
     arguments = parse()
     recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
-    index = read_index(arguments.index)
-    part = index.split(arguments.split)
-    result = score(part, arguments.detections, recipe.voc)
-    training = index.split(*arguments.training_splits).sample(recipe.training_images)
-    training_result = score(training, arguments.training_detections, recipe.voc)
-    fitted = metrics(training_result, recipe.voc, len(training.images))
+    part = read_index(arguments.index).split(arguments.split)
+    result = score(part, arguments.detections, recipe.metric)
+    training = read_index(arguments.training_index or arguments.index)
+    training = training.split(*arguments.training_splits).sample(recipe.training_images)
+    fitted = score(training, arguments.training_detections, recipe.metric)
     fit, header = read_run(arguments.fit, arguments.model)
     run_metrics = RunMetrics(
         run=RunName(
-            "detection", arguments.target, arguments.dataset, arguments.pretraining, arguments.seed
+            arguments.task,
+            arguments.target,
+            arguments.dataset,
+            arguments.pretraining,
+            arguments.seed,
         ),
-        metrics=metrics(result, recipe.voc, len(part.images)),
-        fit={**fit, "training_score": next(m.value for m in fitted if m.name == "mAP@0.5")},
+        metrics=result.metrics,
+        fit={**fit, "training_score": headline(fitted)},
         comparability={
             "evaluation_data": part.digest(),
             "evaluation_split": arguments.split,
             "training_data": header["data_digest"],
             "training_recipe": header["recipe_digest"],
-            "inference": recipe.model_dump_json(exclude={"voc", "batch_size", "training_images"}),
-            "metric": recipe.voc.model_dump_json(),
+            "inference": recipe.model_dump_json(exclude=SCORING),
+            "metric": recipe.metric.model_dump_json(),
         },
         provenance=provenance(
             arguments.model,
@@ -130,7 +163,7 @@ def main() -> None:
         ),
     )
     write_metrics(arguments.output, run_metrics)
-    class_table(result, index.classes["name"]).to_csv(arguments.classes, index=False)
+    result.classes.to_csv(arguments.classes, index=False)
 
 
 if __name__ == "__main__":

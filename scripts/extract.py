@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from detransfer.console import run
-from detransfer.data.catalog import load_catalog
 from detransfer.data.extract import Part, extract
 
 
@@ -14,23 +13,20 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, type=Path, help="folder of the data set")
     parser.add_argument(
-        "archives",
-        nargs="+",
-        type=Path,
-        metavar="ARCHIVE",
-        help="tar, tar.gz or zip; the catalog says which need a folder of their own",
+        "--part",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("ARCHIVE", "FOLDER"),
+        help="tar, tar.gz, zip or single file, and the folder inside the data set to unpack it "
+        "into ('.': the data set itself); once for each archive",
     )
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
-    known = load_catalog().archives
-    parts = [
-        Part(path, known[path.name].extract_to if path.name in known else ".")
-        for path in arguments.archives
-    ]
-    extract(parts, arguments.output)
+    extract([Part(Path(path), folder) for path, folder in arguments.part], arguments.output)
 
 
 if __name__ == "__main__":

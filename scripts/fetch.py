@@ -7,7 +7,8 @@ from pathlib import Path
 
 from detransfer.console import InputError, run
 from detransfer.data.catalog import load_catalog
-from detransfer.data.fetch import Patience, Sources, fetch_archive
+from detransfer.data.download import Patience
+from detransfer.data.fetch import Sources, fetch_archive
 from detransfer.study import suggest
 
 

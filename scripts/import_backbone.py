@@ -75,7 +75,7 @@ def fill(model: nn.Module, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def downloaded(arguments: argparse.Namespace) -> dict[str, Tensor]:
     """Return the parameters at a URL; a broken download is continued when started again."""
-    from detransfer.data.fetch import fetch_url  # not needed, nor its imports, by other sources
+    from detransfer.data.download import fetch_url  # not needed, nor its imports, by other sources
 
     name = PurePosixPath(urlsplit(arguments.url).path).name or "weights"
     path = arguments.output.with_name(f".{name}")  # its ending tells the format

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from detransfer.console import InputError, run
-from detransfer.data.catalog import load_catalog
+from detransfer.data.fingerprint import with_fingerprints
 from detransfer.data.index import Index, write_index
 from detransfer.data.readers import READERS, read_dataset
-from detransfer.study import suggest
 
 log = logging.getLogger("index")
 
@@ -20,23 +19,11 @@ log = logging.getLogger("index")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--dataset", required=True, metavar="NAME", help="name in the catalog, or your own")
+    add("--reader", required=True, help=f"format of the data set: {', '.join(READERS)}")
     add("--root", required=True, type=Path, help="folder of the extracted archives")
     add("--output", required=True, type=Path, help="folder of the index")
-    add("--options", default="{}", metavar="JSON", help="reader options over the catalog's")
-    add("--reader", help=f"format of your own data set: {', '.join(READERS)}")
+    add("--options", default="{}", metavar="JSON", help="options of the reader")
     return parser.parse_args()
-
-
-def choose(dataset: str, reader: str | None, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the reader and its options: the catalog's, overridden key by key."""
-    datasets = load_catalog().datasets
-    if dataset in datasets and reader in (None, datasets[dataset].reader):
-        return datasets[dataset].reader, {**datasets[dataset].options, **changes}
-    if reader is None:
-        hint = suggest(dataset, datasets)
-        raise InputError(f"the catalog has no data set {dataset!r}{hint}; or give its --reader")
-    return reader, changes
 
 
 def parse_options(text: str) -> dict[str, Any]:
@@ -63,8 +50,8 @@ def log_counts(index: Index) -> None:
 
 def main() -> None:
     arguments = parse()
-    reader, options = choose(arguments.dataset, arguments.reader, parse_options(arguments.options))
-    index = read_dataset(reader, arguments.root, options)
+    options = parse_options(arguments.options)
+    index = with_fingerprints(read_dataset(arguments.reader, arguments.root, options))
     write_index(arguments.output, index)
     log_counts(index)
 

@@ -22,10 +22,11 @@ from detransfer.data.miniature.imagenet import det_class, render_loc
 from detransfer.data.miniature.openimages import render
 from detransfer.data.miniature.packing import Stream
 from detransfer.data.miniature.places import PLACES, render_place
+from detransfer.data.miniature.recipe import WorldRecipe
 from detransfer.data.miniature.scenes import Scene, render_classification, render_scene
 from detransfer.data.miniature.textures import Bytes
 from detransfer.data.miniature.voc import class_mask, void
-from detransfer.data.miniature.world import ClassSpec, World, WorldRecipe, make_world
+from detransfer.data.miniature.world import ClassSpec, World, make_world
 from detransfer.files import atomic
 from detransfer.study import load_recipe_file
 

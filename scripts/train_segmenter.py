@@ -45,7 +45,7 @@ def main() -> None:
     recipe = load_recipe_file(arguments.recipe, SegmentationRecipe)
     if arguments.offsets and recipe.offsets == "zero":
         raise InputError(f"--offsets: {arguments.recipe} says that offsets start at zero")
-    job = open_job(arguments, Path(__file__), arguments.offsets)
+    job = open_job(arguments, Path(__file__), [arguments.offsets] if arguments.offsets else [])
     classes = job.index.classes["name"].tolist()
     images = masked_images(job.index, recipe.images, mirrored=recipe.images.flip)
     backbone = job.backbone(0, recipe.backbone)

@@ -13,7 +13,7 @@ from detransfer.recipes import (
     InferenceRecipe,
     ScaleRecipe,
     TrainingRecipe,
-    check_recipes,
+    load_recipes,
 )
 from detransfer.study import Strict, load_recipe_file, load_study
 
@@ -56,7 +56,7 @@ task: detection
 scales: [{short: 128, long: 256}]
 batch_size: 1
 soft_nms_sigma: 0.45
-voc: {ious: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], convention: AP07}
+metric: {kind: voc, ious: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], convention: AP07}
 """
 
 
@@ -79,7 +79,7 @@ def test_valid_recipes_are_read(tmp_path: Path) -> None:
     chips = load_recipe_file(path, DetectionRecipe).chips
     assert [scale.valid_range for scale in chips.scales] == [(0, 40), (30, None)]
     path.write_text(INFERENCE)
-    assert load_recipe_file(path, InferenceRecipe).voc.ious[:2] == (0.1, 0.2)
+    assert load_recipe_file(path, InferenceRecipe).metric.ious[:2] == (0.1, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,9 @@ def test_training_faults_name_file_and_key(
         ("factor: 2.0", "facto: 2.0", "unknown key 'chips.scales.0.facto'; did you mean 'factor'?"),
         ("[16, 32]", "[]", "rpn.anchor_sizes: Tuple should have at least 1 item"),
         ("[16, 32]", "[16, -32]", "rpn.anchor_sizes.1: Input should be greater than 0 (got -32)"),
+        ("[16, 32]", "[16, 32, 16]", "rpn.anchor_sizes: 16 stands there twice (got [16, 32, 16])"),
+        ("[16, 32]", "[16], anchor_ratios: [1, 1.0]", "rpn.anchor_ratios: 1 stands there twice"),
+        ("[16, 32]", "[16], anchor_ratios: []", "rpn.anchor_ratios: Tuple should have at least 1"),
         (
             "kind: faster_rcnn",
             "kind: faster_rcnn, positive_share: 2",
@@ -151,9 +154,6 @@ def test_training_faults_name_file_and_key(
             "kind: rfcn3000, projecton: 9",
             "unknown key 'head.projecton'; did you mean 'projection'?",
         ),
-        ("[16, 32]", "[16, 32, 16]", "rpn.anchor_sizes: 16 stands there twice (got [16, 32, 16])"),
-        ("[16, 32]", "[16], anchor_ratios: [1, 1.0]", "rpn.anchor_ratios: 1 stands there twice"),
-        ("[16, 32]", "[16], anchor_ratios: []", "rpn.anchor_ratios: Tuple should have at least 1"),
     ],
 )
 def test_detection_faults_name_file_and_key(
@@ -228,10 +228,10 @@ def test_scales_of_inference_leave_no_size_out_in_any_order(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("0.95]", "95]", "voc.ious.9: Input should be less than or equal to 1 (got 95)"),
-        ("0.95]", "0]", "voc.ious.9: Input should be greater than 0 (got 0)"),
-        ("0.95]", "0.9000000001]", "voc.ious: 0.9 stands there twice"),
-        (" 0.5,", " 0.55,", "voc: ious: 0.5 must be among them"),
+        ("0.95]", "95]", "metric.ious.9: Input should be less than or equal to 1 (got 95)"),
+        ("0.95]", "0]", "metric.ious.9: Input should be greater than 0 (got 0)"),
+        ("0.95]", "0.9000000001]", "metric.ious: 0.9 stands there twice"),
+        (" 0.5,", " 0.55,", "metric: ious: 0.5 must be among them"),
     ],
 )
 def test_overlap_thresholds_are_distinct_shares(
@@ -243,7 +243,12 @@ def test_overlap_thresholds_are_distinct_shares(
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("a: 1\nb: [1, 2\nc: 3\n", 3), ("a: 1\n\tb: 2\n", 2), ("a: 1\nb: c: d\n", 2)],
+    [
+        ("a: 1\nb: [1, 2\nc: 3\n", 3),
+        ("a: 1\n\tb: 2\n", 2),
+        ("a: 1\nb: c: d\n", 2),
+        ("a: {b: 1}\nc:\n  b: 1\n  d: 2\n  b: 1\n", 5),
+    ],
 )
 def test_a_syntax_error_is_one_line_that_names_the_line(
     tmp_path: Path, text: str, number: int
@@ -266,7 +271,7 @@ def test_files_that_are_no_recipe_are_named(tmp_path: Path) -> None:
         load_recipe_file(tmp_path, TrainingRecipe)
 
 
-def test_check_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
+def test_load_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
     job: dict[str, int] = {}
     study = load_study(
         {
@@ -293,29 +298,33 @@ def test_check_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
         "pretrain_coco": DETECTION,
         "finetune_voc": DETECTION,
         "finetune_caltech256": TRAINING,
+        "evaluate_coco": INFERENCE.replace("kind: voc, ", "kind: coco}  # {"),
         "evaluate_voc": INFERENCE,
     }
     (tmp_path / "demo").mkdir()
     for stage, text in texts.items():
         with pytest.raises(InputError, match=f"{stage}.yaml: there is no such file"):
-            check_recipes(study)
+            load_recipes(study)
         (tmp_path / "demo" / f"{stage}.yaml").write_text(text)
-    check_recipes(study)
+    found = load_recipes(study)
+    assert found.keys() == texts.keys()
+    assert isinstance(found["evaluate_coco"].metric, recipes.CocoRecipe)  # type: ignore[attr-defined]
     for stage, text in texts.items():
         other = TRAINING if stage != "finetune_caltech256" else DETECTION
         path = tmp_path / "demo" / f"{stage}.yaml"
         path.write_text(other)
         with pytest.raises(InputError) as caught:
-            check_recipes(study)
+            load_recipes(study)
         wanted, given = ("detection", "classification")[:: 1 if other == TRAINING else -1]
         assert str(caught.value) == f"{path}: task: Input should be '{wanted}' (got '{given}')"
         path.write_text(text)
     path = tmp_path / "demo" / "evaluate_voc.yaml"
     path.write_text(INFERENCE.replace("0.3, ", "").replace("0.9, ", ""))
     with pytest.raises(InputError) as caught:
-        check_recipes(study)
+        load_recipes(study)
     assert str(caught.value) == (
-        f"{path}: voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.3, 0.9"
+        f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
+        "0.3, 0.9"
     )
 
 
@@ -331,3 +340,26 @@ def test_every_key_that_holds_a_value_is_explained() -> None:
     # A section's own docstring explains it, and `task` says which recipe it is.
     assert [name for name in unexplained if not name.endswith(".task")] == []
     assert len(models) > 10
+
+
+def test_sizes_between_the_scales_are_refused(tmp_path: Path) -> None:
+    text = DETECTION.replace("[30, null]", "[55, null]")
+    message = refusal(tmp_path / "recipe.yaml", text, DetectionRecipe)
+    assert message == "chips: scales: no valid_range has the sizes from 40 to 55"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.replace("  size: 128", "  size: 128\n  coarsest_takes_rest: true"))
+    assert load_recipe_file(path, DetectionRecipe).chips.coarsest_takes_rest
+    path.write_text(DETECTION.replace("[30, null]", "[40, null]"))
+    assert not load_recipe_file(path, DetectionRecipe).chips.coarsest_takes_rest
+
+
+def test_negative_chips_need_a_number_for_each_scale(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    text = DETECTION.replace("rpn:", "  negatives: {per_image: 1}\nrpn:")
+    message = refusal(path, text, DetectionRecipe)
+    assert "negatives.minimum_proposals: has 3 numbers for 2 scales" in message
+    path.write_text(text.replace("per_image: 1", "minimum_proposals: [25, 0]"))
+    negatives = load_recipe_file(path, DetectionRecipe).chips.negatives
+    assert negatives is not None and negatives.per_image == 2
+    path.write_text(DETECTION)
+    assert load_recipe_file(path, DetectionRecipe).chips.negatives is None

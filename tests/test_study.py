@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from detransfer.console import InputError
-from detransfer.study import Trained, load_study, suggest
+from detransfer.study import Trained, check_files, load_study, suggest
 
 SHA = "0" * 64
+SHELL = "the commands of the workflow cannot hold a blank, a quote, ~ or another sign of the shell"
 JOB = {"gpu": 1, "threads": 2, "mem_mb": 4000, "runtime": 60}
 STUDY: dict[str, Any] = {
     "study": "demo",
@@ -24,7 +25,8 @@ STUDY: dict[str, Any] = {
         "random": {"kind": "untrained"},
         "imagenet_cls": {"kind": "imported", "timm": "resnet18.tv_in1k"},
         "coco": {"kind": "detection", "dataset": "coco", "start": "imagenet_cls"},
-        "coco_labels": {"kind": "classification", "dataset": "coco", "start": "imagenet_cls"},
+        "coco_images": {"kind": "classification", "dataset": "coco", "start": "imagenet_cls"},
+        "coco_labels": {"kind": "matched", "of": "coco"},
     },
     "targets": {
         "voc_detection": {"task": "detection", "dataset": "voc"},
@@ -57,12 +59,65 @@ def refusal(content: dict[str, Any]) -> str:
 
 def test_a_valid_study_is_read() -> None:
     study = load_study(STUDY, "config/demo.yaml")
-    assert list(study.trained) == ["coco", "coco_labels"]
+    assert list(study.trained) == ["coco", "coco_images"]
+    assert list(study.matched) == ["coco_labels"]
     assert isinstance(study.pretrainings["coco"], Trained)
     assert list(study.targets_of("detection")) == ["voc_detection"]
     assert study.recipe("pretrain_coco") == Path("config/recipes/demo/pretrain_coco.yaml")
     with pytest.raises(ValueError, match="frozen"):
         study.seeds = (1,)  # type: ignore[misc]
+
+
+def test_a_matched_pretraining_is_trained_on_what_it_repeats() -> None:
+    study = load_study(STUDY, "config/demo.yaml")
+    assert study.source("coco_labels") is study.source("coco") is study.pretrainings["coco"]
+
+
+def test_a_target_is_fine_tuned_from_all_pretrainings_or_those_it_names() -> None:
+    study = load_study(changed("targets.caltech256.pretrainings", ["coco", "random"]), "x")
+    assert study.fine_tuned("caltech256") == ("coco", "random")
+    assert study.fine_tuned("voc_detection") == tuple(STUDY["pretrainings"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            "pretrainings.coco_labels.of",
+            "imagenet_cls",
+            "pretrainings.coco_labels.of: 'imagenet_cls' is no detection pre-training that the "
+            "study trains; known: coco",
+        ),
+        (
+            "pretrainings.coco_labels.of",
+            "coco_images",
+            "'coco_images' is no detection pre-training",
+        ),
+        (
+            "pretrainings.coco_labels.of",
+            "cocoo",
+            "pretrainings.coco_labels.of: there is no pre-training 'cocoo'; did you mean 'coco'?",
+        ),
+        (
+            "pretrainings.coco.start",
+            "coco_labels",
+            "starts from itself (coco <- coco_labels <- coco)",
+        ),
+        (
+            "targets.caltech256.pretrainings",
+            ["coco", "cocos"],
+            "targets.caltech256.pretrainings: there is no pre-training 'cocos'; did you mean",
+        ),
+        ("targets.caltech256.pretrainings", [], "targets.caltech256.pretrainings: Tuple should"),
+        (
+            "targets.coco",
+            {"task": "detection", "dataset": "coco"},
+            "targets.coco: a pre-training is called so too; rename one",
+        ),
+    ],
+)
+def test_controls_and_choices_are_checked(place: str, value: Any, message: str) -> None:
+    assert message in refusal(changed(place, value))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +136,13 @@ def test_a_valid_study_is_read() -> None:
             "unknown key 'pretrainings.imagenet_cls.tim'; did you mean 'timm'?",
         ),
         (
+            "resources.train.gpu",
+            8,
+            "resources: train.gpu: a job uses one GPU, and 8 would lie idle but for the first; "
+            "give 1 (jobs run side by side, one on each GPU)",
+        ),
+        ("resources.predict.gpu", 2, "resources: predict.gpu: a job uses one GPU, and 2 would"),
+        (
             "resources.train.gpus",
             8,
             "unknown key 'resources.train.gpus'; did you mean 'gpu'?",
@@ -98,7 +160,7 @@ def test_a_valid_study_is_read() -> None:
         (
             "targets.voc_detection.xyz",
             1,
-            "unknown key 'targets.voc_detection.xyz'; known: dataset, task",
+            "unknown key 'targets.voc_detection.xyz'; known: dataset, pretrainings, task",
         ),
         ("seeds", ..., "key 'seeds' is missing"),
         ("resources.data", ..., "key 'resources.data' is missing"),
@@ -116,6 +178,14 @@ def test_a_valid_study_is_read() -> None:
         ("seeds", [], "seeds: Tuple should have at least 1 item"),
         ("seeds", [0, -1], "seeds.1: Input should be greater than or equal to 0 (got -1)"),
         ("seeds", [0, 1, 0], "seeds: 0 stands there twice"),
+        ("described", ["voc", "coco", "voc"], "described: voc stands there twice"),
+        ("results", "my results", f"results: {SHELL}"),
+        ("data", "~/data", f"data: {SHELL}"),
+        ("mirror", "https://example.org/a&b", f"mirror: {SHELL}"),
+        ("backbone.file", "of 'mine'.py", f"backbone.file: {SHELL}"),
+        ("datasets.voc.folder", "my birds", f"datasets.voc.folder: {SHELL}"),
+        ("datasets.voc.train_splits", ["a", "b c"], f"datasets.voc.train_splits.1: {SHELL}"),
+        ("datasets.index", {}, "datasets.index: `data` has a folder of that name for all sets"),
         (
             "resources.predict.threads",
             0,
@@ -128,8 +198,8 @@ def test_a_valid_study_is_read() -> None:
         ),
         (
             "targets.caltech256.task",
-            "segmentation",
-            "targets.caltech256.task: Input should be 'detection' or 'classification'",
+            "segmenting",
+            "targets.caltech256.task: Input should be 'detection', 'classification' or 'segmentati",
         ),
         ("pretrainings.Coco", {"kind": "untrained"}, "pretrainings.Coco"),
         (
@@ -145,9 +215,9 @@ def test_a_valid_study_is_read() -> None:
         ),
         (
             "pretrainings.imagenet_cls",
-            {"kind": "detection", "dataset": "x", "start": "coco_labels"},
+            {"kind": "detection", "dataset": "x", "start": "coco_images"},
             "pretrainings.imagenet_cls: starts from itself "
-            "(imagenet_cls <- coco_labels <- imagenet_cls)",
+            "(imagenet_cls <- coco_images <- imagenet_cls)",
         ),
         (
             "pretrainings.imagenet_cls.file",
@@ -163,6 +233,11 @@ def test_a_valid_study_is_read() -> None:
             "pretrainings.imagenet_cls",
             {"kind": "imported", "url": "https://example.org/x.pth"},
             "pretrainings.imagenet_cls: `url` and `sha256` come together",
+        ),
+        (
+            "pretrainings.imagenet_cls.timm",
+            "resnet18",
+            "pretrainings.imagenet_cls: timm: give the full tag, such as resnet101.tv_in1k",
         ),
         (
             "pretrainings.imagenet_cls.sha256",
@@ -186,9 +261,9 @@ def test_one_fault_is_one_line_with_file_and_key(place: str, value: Any, message
 def test_a_circle_is_named_without_what_leads_into_it() -> None:
     study = changed("pretrainings.before", {"kind": "detection", "dataset": "x", "start": "coco"})
     study["pretrainings"] = {"before": study["pretrainings"].pop("before"), **study["pretrainings"]}
-    study["pretrainings"]["coco"]["start"] = "coco_labels"
-    study["pretrainings"]["coco_labels"]["start"] = "coco"
-    expected = "pretrainings.coco: starts from itself (coco <- coco_labels <- coco)"
+    study["pretrainings"]["coco"]["start"] = "coco_images"
+    study["pretrainings"]["coco_images"]["start"] = "coco"
+    expected = "pretrainings.coco: starts from itself (coco <- coco_images <- coco)"
     assert refusal(study) == f"config/demo.yaml: {expected}"
 
 
@@ -196,6 +271,34 @@ def test_a_world_is_rendered_into_a_folder_only() -> None:
     study = changed("render_world", True)
     assert load_study({**study, "mirror": "world"}, "x").render_world
     assert "render_world" in refusal({**study, "mirror": "https://example.org/world"})
+
+
+def test_files_that_are_not_there_are_named_by_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = changed("pretrainings.mine", {"kind": "imported", "file": "weights/mine.pth"})
+    study["pretrainings"]["empty"] = {"kind": "imported", "file": ""}
+    study["backbone"]["file"] = "models/mine.py"
+    study["checksums"] = "SHA256SUMS"
+    study["mirror"] = "world"
+    with pytest.raises(InputError) as caught:
+        check_files(load_study(study, "x"))
+    seen = f"(seen from {tmp_path})"
+    absent = [
+        f"backbone.file: there is no file models/mine.py {seen}",
+        f"pretrainings.mine.file: there is no file weights/mine.pth {seen}",
+        f"pretrainings.empty.file: there is no file . {seen}",
+        f"checksums: there is no file SHA256SUMS {seen}",
+    ]
+    assert str(caught.value).splitlines() == absent
+    del study["pretrainings"]["empty"]
+    for name in ("weights/mine.pth", "models/mine.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"^checksums: there is no file SHA256SUMS"):
+        check_files(load_study(study, "x"))
+    check_files(load_study({**study, "render_world": True}, "x"))  # the world brings its own
 
 
 def test_every_fault_is_named_at_once() -> None:

@@ -104,6 +104,18 @@ def test_the_same_run_finds_its_state_again_wherever_it_writes(place: Place) -> 
     assert place.state(threads="2") == name
 
 
+def test_further_inputs_are_part_of_the_identity(place: Place) -> None:
+    program, further = place.folder / "program.py", place.folder / "further"
+    names = [place.state()]
+    for content in ("a", "b"):
+        further.write_text(content)
+        names.append(open_job(place.arguments(), program, [further]).run.state.name)
+    assert len(set(names)) == 3
+    further.unlink()
+    with pytest.raises(InputError, match="further: there is no such file"):
+        open_job(place.arguments(), program, [further])
+
+
 def test_whatever_changes_the_weights_changes_the_folder(place: Place) -> None:
     names = [place.state(), place.state(seed="8")]
     (place.folder / "recipe.yaml").write_text("a: 2\n")

@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from detransfer.console import InputError
-from detransfer.study import Strict, Study, load_recipe_file
-
-
-def _distinct(values: tuple[float, ...]) -> tuple[float, ...]:
-    names = [f"{value:g}" for value in values]  # as they stand in the names of metrics
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} stands there twice")
-    return values
-
+from detransfer.study import Distinct, Strict, Study, load_recipe_file
 
 Range = tuple[float, float | None]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Distinct = AfterValidator(_distinct)
 REPORTED_IOUS = tuple(tenth / 10 for tenth in range(1, 10))  # by Figure 1; Table 2: two of them
 
 
@@ -163,6 +153,22 @@ def _check_order(scales: Sequence[ScaleRecipe]) -> None:
             )
 
 
+class NegativeRecipe(Strict):
+    """Negative chips: crops full of proposals that no object explains (SNIPER, box_assigner)."""
+
+    rpn_epochs: float = Field(
+        2, gt=0, description="a proposal network is trained so long first, by the same recipe"
+    )
+    proposals_before: int = Field(6000, gt=0, description="its proposals before suppression")
+    proposals: int = Field(300, gt=0, description="its proposals kept a scale")
+    per_image: int = Field(
+        2, gt=0, description="at most so many an epoch, of each image as it is and mirrored"
+    )
+    minimum_proposals: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (25, 10, 10), description="a negative chip holds more proposals than this, for each scale"
+    )
+
+
 class ChipRecipe(Strict):
     """SNIPER's chips: the crops that a detector is trained on."""
 
@@ -170,14 +176,30 @@ class ChipRecipe(Strict):
     stride: tuple[int, int] = Field(description="range of the random grid step, pixels")
     minimum_side: float = Field(gt=0, description="objects cut smaller are dropped, chip pixels")
     scales: tuple[ScaleRecipe, ...] = Field(min_length=1, description="finest first")
+    coarsest_takes_rest: bool = Field(
+        False, description="objects that suit no scale count at the coarsest (authors: OpenImages)"
+    )
+    negatives: NegativeRecipe | None = Field(
+        None, description="chips of background, which need proposals; null: none"
+    )
 
     @model_validator(mode="after")
     def _stride_fits(self) -> ChipRecipe:
         low, high = self.stride
         if not 0 < low <= high < self.size - 1:
             raise ValueError("stride: needs 0 < lowest <= highest < size - 1")
-        _check_ranges(self.scales)
+        if not self.coarsest_takes_rest:
+            _check_ranges(self.scales)
         _check_order(self.scales)
+        return self
+
+    @model_validator(mode="after")
+    def _a_number_each_scale(self) -> ChipRecipe:
+        given = len(self.negatives.minimum_proposals) if self.negatives else len(self.scales)
+        if given != len(self.scales):
+            raise ValueError(
+                f"negatives.minimum_proposals: has {given} numbers for {len(self.scales)} scales"
+            )
         return self
 
 
@@ -258,6 +280,7 @@ class DetectionRecipe(Strict):
 class VocRecipe(Strict):
     """The convention of VOC's average precision (definitions: VOCevaldet.m, VOCdevkit 2007)."""
 
+    kind: Literal["voc"] = Field(description="which metric")
     ious: Annotated[tuple[Share, ...], Distinct] = Field(
         min_length=1, description="overlap thresholds; a study's tables need 0.1, 0.2, ..., 0.9"
     )
@@ -271,6 +294,26 @@ class VocRecipe(Strict):
         if 0.5 not in self.ious:
             raise ValueError("ious: 0.5 must be among them")
         return self
+
+
+class CocoRecipe(Strict):
+    """COCO's average precisions: overlaps .5 to .95, 101 points, 100 detections an image."""
+
+    kind: Literal["coco"] = Field(description="which metric")
+
+
+class OpenImagesRecipe(Strict):
+    """Open Images' average precision at overlap 0.5: groups count once, verified classes only."""
+
+    kind: Literal["open_images"] = Field(description="which metric")
+
+
+class DiagnosisRecipe(Strict):
+    """The error analysis of detections (Hoiem et al., ECCV 2012)."""
+
+    similar_classes: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="sets of classes that are taken for each other; null: of one superclass"
+    )
 
 
 class InferenceRecipe(Strict):
@@ -289,7 +332,10 @@ class InferenceRecipe(Strict):
     )
     per_image: int = Field(200, gt=0, description="detections kept an image")
     training_images: int = Field(200, gt=0, description="training images scored to see the fit")
-    voc: VocRecipe
+    metric: Annotated[VocRecipe | CocoRecipe | OpenImagesRecipe, Field(discriminator="kind")] = (
+        Field(description="VOC's, COCO's or Open Images' average precision")
+    )
+    diagnosis: DiagnosisRecipe = DiagnosisRecipe()
 
     @model_validator(mode="after")
     def _scales_meet(self) -> InferenceRecipe:
@@ -321,14 +367,14 @@ class ResizeRecipe(Strict):
 class PlainHeadRecipe(Strict):
     """The head of the authors' segmentation code: two 1x1 convolutions."""
 
-    kind: Literal["plain"]
+    kind: Literal["plain"] = Field(description="which head")
     hidden: int = Field(1024, gt=0, description="width of fc6")
 
 
 class AsppRecipe(Strict):
     """Atrous spatial pyramid pooling as in DeepLab v2: branches that are added up."""
 
-    kind: Literal["aspp"]
+    kind: Literal["aspp"] = Field(description="which head")
     hidden: int = Field(1024, gt=0, description="width of fc6 and fc7 of a branch")
     rates: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Distinct] = Field(
         (6, 12, 18, 24), min_length=1, description="dilation of the branches, steps of Conv5"
@@ -356,8 +402,8 @@ class SegmentationRecipe(Strict):
         return self
 
 
-def check_recipes(study: Study) -> None:
-    """Read every recipe that the study's networks use.
+def load_recipes(study: Study) -> dict[str, Strict]:
+    """Return every recipe that the study's networks use, by stage.
 
     Raises InputError at the first that is missing, wrong, or for another task, and at one that
     leaves out a threshold that a table or figure shows.
@@ -367,36 +413,42 @@ def check_recipes(study: Study) -> None:
         "detection": DetectionRecipe,
         "segmentation": SegmentationRecipe,
     }
-    for name, pretraining in study.trained.items():
-        load_recipe_file(study.recipe(f"pretrain_{name}"), training[pretraining.kind])
-    for name, target in study.targets.items():
-        load_recipe_file(study.recipe(f"finetune_{name}"), training[target.task])
+    wanted = {f"pretrain_{name}": training[p.kind] for name, p in study.trained.items()}
+    wanted |= {f"finetune_{name}": training[t.task] for name, t in study.targets.items()}
+    for name in (*study.detectors, *study.targets_of("detection")):
+        wanted[f"evaluate_{name}"] = InferenceRecipe
+    recipes = {
+        stage: load_recipe_file(study.recipe(stage), model) for stage, model in wanted.items()
+    }
     for name in study.targets_of("detection"):
-        path = study.recipe(f"evaluate_{name}")
-        _check_thresholds(path, load_recipe_file(path, InferenceRecipe).voc)
+        evaluation = recipes[f"evaluate_{name}"]
+        assert isinstance(evaluation, InferenceRecipe)
+        if isinstance(evaluation.metric, VocRecipe):
+            _check_thresholds(study.recipe(f"evaluate_{name}"), evaluation.metric)
     for name in study.targets_of("segmentation"):
-        _check_offsets(study, study.recipe(f"finetune_{name}"))
+        _check_offsets(study, recipes, name)
+    return recipes
 
 
 def _check_thresholds(path: Path, recipe: VocRecipe) -> None:
     missing = [f"{iou:g}" for iou in REPORTED_IOUS if iou not in recipe.ious]
     if missing:
         raise InputError(
-            f"{path}: voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
+            f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
             f"{', '.join(missing)}"
         )
 
 
-def _check_offsets(study: Study, path: Path) -> None:
-    recipe = load_recipe_file(path, SegmentationRecipe)
-    if recipe.offsets == "zero":
-        return
-    wanted = recipe.backbone.deformable_groups
-    for name in study.detectors:
-        source = study.recipe(f"pretrain_{name}")
-        given = load_recipe_file(source, DetectionRecipe).backbone.deformable_groups
-        if given != wanted:
+def _check_offsets(study: Study, recipes: Mapping[str, Strict], target: str) -> None:
+    recipe = recipes[f"finetune_{target}"]
+    assert isinstance(recipe, SegmentationRecipe)
+    for name in [each for each in study.fine_tuned(target) if each in study.detectors]:
+        source = recipes[f"pretrain_{name}"]
+        assert isinstance(source, DetectionRecipe)
+        wanted, given = (each.backbone.deformable_groups for each in (recipe, source))
+        if recipe.offsets == "keep" and given != wanted:
             raise InputError(
-                f"{path}: offsets: keep needs backbone.deformable_groups {given} as in {source}, "
-                f"not {wanted}; make them equal, or give offsets: zero"
+                f"{study.recipe(f'finetune_{target}')}: offsets: keep needs "
+                f"backbone.deformable_groups {given} as in {study.recipe(f'pretrain_{name}')}, not "
+                f"{wanted}; make them equal, or give offsets: zero"
             )

@@ -8,18 +8,51 @@ everything else follows from these.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from detransfer.console import InputError
 
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+FOLDERS_OF_DATA = ("archives", "index", "manual")  # what `data` holds besides data sets
+Word = TypeVar("Word", str, Path)
+Values = TypeVar("Values", bound=tuple[Any, ...])
+
+
+def _plain(word: Word) -> Word:
+    if not re.fullmatch(r"[\w./+:@%=,-]*", str(word)):
+        raise ValueError(
+            "the commands of the workflow cannot hold a blank, a quote, ~ or another sign of the "
+            "shell; choose another name, or make a link that has one"
+        )
+    return word
+
+
+def _distinct(values: Values) -> Values:
+    names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands there twice")
+    return values
+
+
+Place = Annotated[Path, AfterValidator(_plain)]
+Plain = Annotated[str, AfterValidator(_plain)]
+Distinct = AfterValidator(_distinct)
 
 
 class Strict(BaseModel):
@@ -29,7 +62,7 @@ class Strict(BaseModel):
 
 
 # Where pydantic puts the kind of a section into the place of a fault: after so many steps.
-KIND_AT = {"pretrainings": 2, "head": 1}
+KIND_AT = {"pretrainings": 2, "head": 1, "metric": 1}
 M = TypeVar("M", bound=Strict)
 
 
@@ -38,7 +71,7 @@ class BackboneChoice(Strict):
 
     name: str = Field(description="timm model name, or one that `file` registers")
     arguments: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
-    file: Path | None = Field(None, description="Python file that registers the model with timm")
+    file: Place | None = Field(None, description="Python file that registers the model with timm")
 
 
 class Untrained(Strict):
@@ -52,7 +85,7 @@ class Imported(Strict):
     """Published weights: exactly one of a file, a URL with its checksum, or a timm tag."""
 
     kind: Literal["imported"]
-    file: Path | None = Field(None, description="a .safetensors or weights-only .pth file")
+    file: Place | None = Field(None, description="a .safetensors or weights-only .pth file")
     url: str | None = Field(None, description="where to download such a file")
     sha256: str | None = Field(None, description="checksum of `url`", pattern="^[0-9a-f]{64}$")
     timm: str | None = Field(None, description="full timm tag, such as resnet101.tv_in1k")
@@ -63,6 +96,8 @@ class Imported(Strict):
             raise ValueError("give exactly one of `file`, `url` and `timm`")
         if (self.url is None) != (self.sha256 is None):
             raise ValueError("`url` and `sha256` come together: a download needs its checksum")
+        if self.timm is not None and "." not in self.timm:
+            raise ValueError("timm: give the full tag, such as resnet101.tv_in1k")
         return self
 
 
@@ -73,9 +108,19 @@ class Trained(Strict):
     dataset: Name = Field(description="the data set it is trained on")
     start: Name = Field(description="the pre-training it starts from (an untrained one: scratch)")
     seed: int = Field(0, ge=0, description="seed of order, augmentation and new layers")
+    evaluated_on: Name | None = Field(
+        None, description="data set that its quality is measured on; null: its own"
+    )
 
 
-Pretraining = Annotated[Untrained | Imported | Trained, Field(discriminator="kind")]
+class Matched(Strict):
+    """The control of a detection pre-training: the same start, chips and steps, but no boxes."""
+
+    kind: Literal["matched"]
+    of: Name = Field(description="the detection pre-training that it repeats with labels alone")
+
+
+Pretraining = Annotated[Untrained | Imported | Trained | Matched, Field(discriminator="kind")]
 
 
 class Target(Strict):
@@ -85,6 +130,9 @@ class Target(Strict):
         description="what is learnt"
     )
     dataset: Name = Field(description="the data set it is learnt on")
+    pretrainings: tuple[Name, ...] | None = Field(
+        None, min_length=1, description="those that are fine-tuned on it; null: all"
+    )
 
 
 class DatasetChange(Strict):
@@ -92,11 +140,14 @@ class DatasetChange(Strict):
 
     reader: str | None = Field(None, description="format of a data set the catalog does not have")
     archives: tuple[str, ...] | None = Field(None, description="archives, by catalog name")
-    folder: Path | None = Field(
+    folder: Place | None = Field(
         None, description="a folder that is already extracted, instead of archives"
     )
-    train_splits: tuple[str, ...] | None = Field(None, description="splits to train on")
-    eval_split: str | None = Field(None, description="split to evaluate on")
+    train_splits: tuple[Plain, ...] | None = Field(None, description="splits to train on")
+    eval_split: Plain | None = Field(None, description="split to evaluate on")
+    occlusion: Plain | None = Field(
+        None, description="archive or folder with occlusion levels of `eval_split`; null: none"
+    )
     options: dict[str, Any] = Field({}, description="options of the reader, over the catalog's")
 
 
@@ -116,58 +167,91 @@ class JobResources(Strict):
     predict: Resources = Field(description="inference and evaluation")
     data: Resources = Field(description="download, extraction, indexing, rendering")
 
+    @model_validator(mode="after")
+    def _devices_are_used(self) -> JobResources:
+        for kind in ("train", "predict"):
+            asked = getattr(self, kind).gpu
+            if asked > 1:  # it would hold them all and compute on the first
+                raise ValueError(
+                    f"{kind}.gpu: a job uses one GPU, and {asked} would lie idle but for the "
+                    "first; give 1 (jobs run side by side, one on each GPU)"
+                )
+        return self
+
 
 class Study(Strict):
     """One study: what is compared, on what, and where the files lie."""
 
     study: Name = Field(description="name of the study; recipes lie in `recipes`/<study>")
-    results: Path = Field(description="folder of all outputs")
-    data: Path = Field(description="folder of archives, extracted data sets and indices")
-    state: Path = Field(description="folder of checkpoints of running trainings")
-    recipes: Path = Field(Path("config/recipes"), description="folder with a folder a study")
-    published: Path = Field(Path("config/published"), description="the paper's numbers")
-    mirror: str | None = Field(None, description="folder or URL with all archives by name")
-    checksums: Path | None = Field(
+    results: Place = Field(description="folder of all outputs")
+    data: Place = Field(description="folder of archives, extracted data sets and indices")
+    state: Place = Field(description="folder of checkpoints of running trainings")
+    recipes: Place = Field(Path("config/recipes"), description="folder with a folder a study")
+    published: Place = Field(Path("config/published"), description="the paper's numbers")
+    mirror: Plain | None = Field(None, description="folder or URL with all archives by name")
+    checksums: Place | None = Field(
         None, description="sha256sum file that replaces the catalog's checksums"
     )
     render_world: bool = Field(False, description="render the archives into `mirror` first")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(min_length=1)
     backbone: BackboneChoice
     pretrainings: dict[Name, Pretraining] = Field(min_length=1)
     targets: dict[Name, Target] = Field(min_length=1)
     datasets: dict[Name, DatasetChange] = {}
-    described: tuple[Name, ...] = Field((), description="data sets of Table 1, used or not")
+    described: Annotated[tuple[Name, ...], Distinct] = Field(
+        (), description="data sets of Table 1, used or not"
+    )
     resources: JobResources
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for seed in self.seeds:
-            if self.seeds.count(seed) > 1:
-                raise ValueError(f"seeds: {seed} stands there twice")
-        if self.render_world and (self.mirror is None or "://" in self.mirror):
+        for name in FOLDERS_OF_DATA:
+            if name in self.datasets:
+                raise ValueError(f"datasets.{name}: `data` has a folder of that name for all sets")
+        if self.render_world and (not self.mirror or "://" in self.mirror):
             raise ValueError("render_world: needs `mirror` to be a folder to render into")
-        for name in self.trained:
+        for name, pretraining in self.pretrainings.items():
             self._check_start(name)
+            if isinstance(pretraining, Matched):
+                self._check_matched(name, pretraining)
+        for name, target in self.targets.items():
+            for chosen in target.pretrainings or ():
+                if chosen not in self.pretrainings:
+                    hint = suggest(chosen, self.pretrainings)
+                    raise ValueError(
+                        f"targets.{name}.pretrainings: there is no pre-training {chosen!r}{hint}"
+                    )
+            if name in self.trained:
+                raise ValueError(f"targets.{name}: a pre-training is called so too; rename one")
         return self
+
+    def _check_matched(self, name: str, pretraining: Matched) -> None:
+        repeated = self.pretrainings.get(pretraining.of)
+        if not (isinstance(repeated, Trained) and repeated.kind == "detection"):
+            raise ValueError(
+                f"pretrainings.{name}.of: {pretraining.of!r} is no detection pre-training that the "
+                f"study trains{suggest(pretraining.of, self.detectors)}"
+            )
 
     def _check_start(self, name: str) -> None:
         seen = [name]
-        while isinstance(here := self.pretrainings[seen[-1]], Trained):
-            if here.start not in self.pretrainings:
-                hint = suggest(here.start, self.pretrainings)
+        while isinstance(here := self.pretrainings[seen[-1]], Trained | Matched):
+            key, before = ("of", here.of) if isinstance(here, Matched) else ("start", here.start)
+            if before not in self.pretrainings:
+                hint = suggest(before, self.pretrainings)
                 raise ValueError(
-                    f"pretrainings.{seen[-1]}.start: there is no pre-training {here.start!r}{hint}"
+                    f"pretrainings.{seen[-1]}.{key}: there is no pre-training {before!r}{hint}"
                 )
-            if here.start in seen:
-                circle = [*seen[seen.index(here.start) :], here.start]
+            if before in seen:
+                circle = [*seen[seen.index(before) :], before]
                 raise ValueError(
-                    f"pretrainings.{here.start}: starts from itself ({' <- '.join(circle)})"
+                    f"pretrainings.{before}: starts from itself ({' <- '.join(circle)})"
                 )
-            seen.append(here.start)
+            seen.append(before)
 
     @property
     def trained(self) -> dict[str, Trained]:
-        """The pre-trainings that the study trains itself."""
+        """The pre-trainings that the study trains by a recipe of their own."""
         return {name: p for name, p in self.pretrainings.items() if isinstance(p, Trained)}
 
     @property
@@ -179,6 +263,20 @@ class Study(Strict):
     def contrasts(self) -> dict[str, str]:
         """What the paper asks about: a pre-training on detection, and the one it started from."""
         return {name: given.start for name, given in self.detectors.items()}
+
+    @property
+    def matched(self) -> dict[str, Matched]:
+        """The controls, which are trained by the recipe of what they repeat."""
+        return {name: p for name, p in self.pretrainings.items() if isinstance(p, Matched)}
+
+    def source(self, name: str) -> Trained:
+        """What a trained or matched pre-training is trained on; a matched one: as its original."""
+        pretraining = self.pretrainings[name]
+        return self.trained[pretraining.of if isinstance(pretraining, Matched) else name]
+
+    def fine_tuned(self, target: str) -> tuple[str, ...]:
+        """The pre-trainings that are fine-tuned on a target."""
+        return self.targets[target].pretrainings or tuple(self.pretrainings)
 
     def targets_of(self, task: str) -> dict[str, Target]:
         """The targets with a given task."""
@@ -197,14 +295,31 @@ def load_study(configuration: Mapping[str, Any], source: str) -> Study:
     return validate(Study, configuration, source)
 
 
+def check_files(study: Study) -> None:
+    """Raise InputError, by key, for files that must be there before anything runs."""
+    files = {"backbone.file": study.backbone.file}
+    for name, given in study.pretrainings.items():
+        if isinstance(given, Imported):
+            files[f"pretrainings.{name}.file"] = given.file
+    if not study.render_world:  # which makes them
+        files["checksums"] = study.checksums
+    absent = [
+        f"{key}: there is no file {path} (seen from {Path.cwd()})"
+        for key, path in files.items()
+        if path is not None and not path.is_file()
+    ]
+    if absent:
+        raise InputError("\n".join(absent))
+
+
 def load_recipe_file(path: Path, model: type[M]) -> M:
     """Read one YAML file into a typed model.
 
-    Raises InputError for a missing file, broken YAML (with the line), an unknown key (with the
-    closest known one) and a value of the wrong type or range.
+    Raises InputError for a missing file, broken YAML or a key that stands there twice (with the
+    line), an unknown key (with the closest known one) and a value of the wrong type or range.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; write one or correct its name") from None
     except yaml.MarkedYAMLError as error:
@@ -215,6 +330,19 @@ def load_recipe_file(path: Path, model: type[M]) -> M:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, found {type(content).__name__}")
     return validate(model, content, str(path))
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML without the trap that of two equal keys the last one counts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                problem = f"key {key.value!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def validate(model: type[M], content: Mapping[str, Any], source: str) -> M:

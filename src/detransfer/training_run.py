@@ -8,6 +8,7 @@ state, so that a changed recipe never resumes from an old checkpoint.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ class TrainingJob:
         }
         save_backbone(self.output / "model.safetensors", model.state_dict(), content)
         write_json(self.output / "fit.json", {**asdict(fit), "training_score": score})
+        self.drop_checkpoint()
+
+    def drop_checkpoint(self) -> None:
+        """Delete the checkpoint of a training whose outcome is written."""
         (self.run.state / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -86,12 +91,12 @@ def training_arguments(description: str) -> argparse.ArgumentParser:
 
 
 def open_job(
-    arguments: argparse.Namespace, program: Path, offsets: Path | None = None
+    arguments: argparse.Namespace, program: Path, inputs: Sequence[Path] = ()
 ) -> TrainingJob:
     """Prepare a training program: threads, device, seed, data and the run's identity.
 
-    ``offsets`` is a second file of weights that the training starts from, where it has one.
-    Raises InputError when the start does not say which network it belongs to.
+    ``inputs``: further files that determine the weights, as the index and the start do. Raises
+    InputError when one is missing, and when the start does not say which network it belongs to.
     """
     device = use_machine(arguments.threads)
     torch.manual_seed(arguments.seed)
@@ -107,8 +112,12 @@ def open_job(
         "start_digest": sha256(arguments.start),
         "seed": arguments.seed,
         "code_digest": code_digest(code),
-        **({"offsets_digest": sha256(offsets)} if offsets else {}),
     }
+    for path in inputs:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file")
+    if inputs:
+        identity["inputs_digest"] = digest(sha256(path) for path in inputs)
     run_digest = digest(f"{name}={value}" for name, value in sorted(identity.items()))
     state = arguments.state / run_digest[:16]
     write_json(state / "run.json", {**identity, "output": str(arguments.output)})

@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from detransfer.data.miniature.archives import write_archives
-from detransfer.data.miniature.world import WorldRecipe, make_world
+from detransfer.data.miniature.recipe import WorldRecipe
+from detransfer.data.miniature.world import make_world
 
 RECIPE = Path(__file__).parents[2] / "config/recipes/demo/world.yaml"
 

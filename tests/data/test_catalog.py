@@ -47,8 +47,6 @@ def test_checksums_agree_with_torchvision() -> None:
 def test_every_archive_can_be_checked_and_every_data_set_read() -> None:
     catalog = load_catalog()
     for name, archive in catalog.archives.items():
-        published = not archive.checksum_source.startswith("none published")
-        assert archive.sha256 or archive.md5 or not published, name
         assert archive.url.rsplit("/", 1)[1] == name
         assert (archive.login is not None) == name.startswith(("ILSVRC", "fall11"))
     for dataset in catalog.datasets.values():
@@ -61,9 +59,7 @@ def test_every_archive_can_be_checked_and_every_data_set_read() -> None:
 def test_importing_it_loads_no_heavy_module(repository: Path) -> None:
     code = (
         "import sys; from detransfer.data.catalog import load_catalog; load_catalog(); "
-        "print({'torch', 'cv2', 'pandas', 'numpy'} & set(sys.modules)); "
-        "from detransfer.data.readers import READERS, check_options; "
-        "[check_options(r, {}) for r in READERS]; print({'torch', 'cv2'} & set(sys.modules))"
+        "print({'torch', 'cv2', 'pandas', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -72,7 +68,7 @@ def test_importing_it_loads_no_heavy_module(repository: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split("\n")[:2] == ["set()", "set()"]
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(
@@ -84,9 +80,12 @@ def test_importing_it_loads_no_heavy_module(repository: Path) -> None:
             ["train2018.zip"],
             "datasets.coco: unknown archive 'train2018.zip'; did you mean 'train2017.zip'?",
         ),
+        (["datasets", "coco", "occlusion"], "no.zip", "datasets.coco: unknown archive 'no.zip'"),
         (["archives", "val2017.zip", "sha256"], "12ab", "archives.val2017.zip.sha256"),
         (["archives", "val2017.zip", "extract_to"], "../x", "leaves the data set's folder"),
         (["archives", "val2017.zip", "licenze"], "MIT", "did you mean 'licence'?"),
+        (["archives", "val2017.zip", "sha256"], None, "'unknown (why)' exactly where no checksum"),
+        (["archives", "words.txt", "checksum_source"], "WordNet", "exactly where no checksum"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, place: list[str], value: object, message: str) -> None:

@@ -138,6 +138,13 @@ def test_truncated_archives_are_named(tmp_path: Path, name: str, share: float) -
     refused(whole, f"{name}: the archive is truncated or damaged")
 
 
+def test_a_tar_cut_off_between_two_members_is_noticed(tmp_path: Path) -> None:
+    """A head and a block of content each: nothing but the end mark says that there was more."""
+    content = tar_bytes({"a": b"x" * 512, "b": b"y" * 512})
+    (tmp_path / "x.tar").write_bytes(content[:1024])
+    refused(tmp_path / "x.tar", "x.tar: the archive is truncated or damaged (it has no end mark)")
+
+
 def test_a_truncated_inner_tar_is_noticed(tmp_path: Path) -> None:
     inner = tar_bytes({"image": b"x" * 50_000})[:20_000]
     (tmp_path / "x.tar").write_bytes(tar_bytes({"in.tar": inner}))
@@ -184,16 +191,15 @@ def test_an_earlier_output_survives_failure_and_is_replaced_by_success(tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"x.tar", "out"}
 
 
-def test_the_program_knows_the_folders_of_the_catalog(tmp_path: Path, repository: Path) -> None:
-    names = ["ILSVRC2012_img_val.tar", "mine.tar"]
-    for name in names:
-        (tmp_path / name).write_bytes(tar_bytes({"image.JPEG": name.encode()}))
+def test_the_program_puts_each_archive_where_it_is_told(tmp_path: Path, repository: Path) -> None:
     command = [sys.executable, "scripts/extract.py", "--output", str(tmp_path / "out")]
-    command += [str(tmp_path / name) for name in names]
+    for name, folder in (("ILSVRC2012_img_val.tar", "val"), ("my own.tar", ".")):
+        (tmp_path / name).write_bytes(tar_bytes({"image.JPEG": name.encode()}))
+        command += ["--part", str(tmp_path / name), folder]
     subprocess.run(command, cwd=repository, env={"PYTHONPATH": "src"}, check=True)
     assert tree(tmp_path / "out") == {
         "val/image.JPEG": b"ILSVRC2012_img_val.tar",
-        "image.JPEG": b"mine.tar",
+        "image.JPEG": b"my own.tar",
     }
 
 

@@ -1,214 +1,33 @@
-"""Downloads are continued, checked, and appear only when they are right."""
+"""Archives come from the place that is given, are what the catalog says, and leave a record."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from detransfer.console import InputError
 from detransfer.data.catalog import Archive, Login
-from detransfer.data.fetch import (
-    Expected,
-    Patience,
-    Sources,
-    fetch,
-    fetch_archive,
-    fetch_url,
-    locate,
-    read_checksums,
-)
-
-CONTENT = np.random.default_rng(0).bytes(200_000)
-SHA = hashlib.sha256(CONTENT).hexdigest()
-MD5 = hashlib.md5(CONTENT).hexdigest()
-QUICK = Patience(attempts=3, delay=0.01, timeout=5)
-
-
-@dataclass
-class Site:
-    """What the server on the loopback does, and what it was asked."""
-
-    url: str = ""
-    content: bytes = CONTENT
-    ranges: bool = True
-    cut: int | None = None  # bytes of body after which every connection breaks
-    statuses: list[int] = field(default_factory=list)  # answers before the first good one
-    shift: int = 0  # error in the position at which a range starts
-    asked: list[str] = field(default_factory=list)  # Range header of every request
-
-
-def handler(site: Site) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            site.asked.append(self.headers.get("Range", ""))
-            if site.statuses:
-                self.send_error(site.statuses.pop(0))
-                return
-            begin, total = 0, len(site.content)
-            match = re.fullmatch(r"bytes=(\d+)-", site.asked[-1])
-            if match and site.ranges:
-                begin = int(match[1]) + site.shift
-                if begin >= total:
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{total}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {begin}-{total - 1}/{total}")
-            else:
-                self.send_response(200)
-            body = site.content[begin:]
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body if site.cut is None else body[: site.cut])
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    return Handler
+from detransfer.data.fetch import Sources, fetch_archive, locate, read_checksums
+from tests.data.web_site import CONTENT, MD5, QUICK, SHA, Site, serve
 
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    site = Site()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(site))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    site.url = f"http://127.0.0.1:{server.server_port}/file.bin"
-    yield site
-    server.shutdown()
-    server.server_close()
+    with serve() as site:
+        yield site
 
 
 def archive(
     url: str = "http://127.0.0.1:9/x", login: Login | None = None, **known: object
 ) -> Archive:
-    fields = {"checksum_source": "test", "licence": "none", "citation": "none", **known}
+    source = "test" if {"sha256", "md5"} & known.keys() else "unknown"
+    fields = {"checksum_source": source, "licence": "none", "citation": "none", **known}
     return Archive.model_validate({"url": url, "login": login, **fields})
-
-
-def test_a_download_is_the_file(site: Site, tmp_path: Path) -> None:
-    output = tmp_path / "deep/file.bin"
-    fetch(site.url, output, Expected(len(CONTENT), SHA, MD5), QUICK)
-    assert output.read_bytes() == CONTENT
-    assert [path.name for path in output.parent.iterdir()] == ["file.bin"]
-
-
-def test_a_cut_connection_is_continued_by_range(site: Site, tmp_path: Path) -> None:
-    # Whole chunks of 65,536 bytes are kept, so it takes four connections: more than `attempts`,
-    # but each brings new bytes.
-    site.cut = 66_000
-    fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
-    assert (tmp_path / "f").read_bytes() == CONTENT
-    assert site.asked == ["", "bytes=65536-", "bytes=131072-", "bytes=196608-"]
-
-
-def test_a_part_of_an_earlier_run_is_continued(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "f.part").write_bytes(CONTENT[:150_000])
-    fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
-    assert site.asked == ["bytes=150000-"]
-    assert (tmp_path / "f").read_bytes() == CONTENT
-
-
-def test_a_server_without_ranges_starts_over(site: Site, tmp_path: Path) -> None:
-    site.ranges = False
-    (tmp_path / "f.part").write_bytes(b"x" * 150_000)
-    fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
-    assert (tmp_path / "f").read_bytes() == CONTENT
-
-
-def test_a_server_without_ranges_that_always_breaks_is_given_up(site: Site, tmp_path: Path) -> None:
-    site.ranges, site.cut = False, 60_000
-    with pytest.raises(InputError, match="gave up after 3 attempts without a new byte"):
-        fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
-    assert len(site.asked) == 3
-    assert not (tmp_path / "f").exists()
-
-
-@pytest.mark.parametrize("length", [len(CONTENT), len(CONTENT) + 5])
-def test_a_part_as_long_as_the_file_or_longer(site: Site, tmp_path: Path, length: int) -> None:
-    """416: a complete part is taken as it is; one that is too long starts over."""
-    (tmp_path / "f.part").write_bytes((CONTENT + b"rest!")[:length])
-    fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
-    assert (tmp_path / "f").read_bytes() == CONTENT
-    assert len(site.asked) == (1 if length == len(CONTENT) else 2)
-
-
-def test_a_range_from_the_wrong_place_is_not_appended(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "f.part").write_bytes(CONTENT[:1000])
-    site.shift = 7
-    fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
-    assert (tmp_path / "f").read_bytes() == CONTENT
-
-
-def test_without_any_checksum_an_old_part_is_not_trusted(
-    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "f.part").write_bytes(b"x" * 1000)
-    caplog.set_level("INFO")
-    fetch(site.url, tmp_path / "f", Expected(), QUICK)
-    assert (tmp_path / "f").read_bytes() == CONTENT
-    assert f"no sha256 known, measured {SHA}" in caplog.text
-
-
-def test_passing_trouble_is_waited_for_and_lasting_trouble_is_not(
-    site: Site, tmp_path: Path
-) -> None:
-    site.statuses = [503, 429]
-    fetch(site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
-    assert len(site.asked) == 3
-    site.statuses = [404] * 9
-    with pytest.raises(InputError, match=r"file\.bin: the server answered 404 Not Found"):
-        fetch(site.url, tmp_path / "g", Expected(sha256=SHA), QUICK)
-    assert len(site.asked) == 4
-
-
-def test_waits_double(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("detransfer.data.fetch.time.sleep", waits.append)
-    site.statuses = [500] * 9
-    with pytest.raises(InputError, match="500"):
-        fetch(site.url, tmp_path / "f", Expected(), Patience(attempts=4, delay=1.5, timeout=5))
-    assert waits == [1.5, 3.0, 6.0]
-
-
-@pytest.mark.parametrize("kind", ["sha256", "md5"])
-def test_a_wrong_checksum_names_both_and_keeps_the_earlier_output(
-    site: Site, tmp_path: Path, kind: str
-) -> None:
-    output = tmp_path / "f"
-    output.write_bytes(b"good")
-    wanted = "0" * (64 if kind == "sha256" else 32)
-    with pytest.raises(InputError) as caught:
-        fetch(site.url, output, Expected(**{kind: wanted}), QUICK)
-    measured = SHA if kind == "sha256" else MD5
-    assert f"wrong {kind}: expected {wanted}, got {measured}" in str(caught.value)
-    assert output.read_bytes() == b"good"
-    assert not (tmp_path / "f.part").exists()
-
-
-def test_a_wrong_size_is_noticed_before_the_download(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="wrong size: expected 5, the server has 200000"):
-        fetch(site.url, tmp_path / "f", Expected(size=5), QUICK)
-    assert not (tmp_path / "f").exists()
-
-
-def test_an_unreachable_server_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="gave up after 2 attempts"):
-        fetch_url("http://127.0.0.1:9/x", SHA, tmp_path / "f", Patience(2, 0.01, 2))
-    with pytest.raises(InputError, match="unknown kind of address"):
-        fetch_url("ftp://127.0.0.1/x", SHA, tmp_path / "f", QUICK)
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}", "file://localhost{}"])
@@ -246,6 +65,52 @@ def test_given_checksums_replace_those_of_the_catalog(tmp_path: Path) -> None:
     sums.write_text(f"{SHA}  a.tar\nabc  b.tar\n")
     with pytest.raises(InputError, match="sums: line 2 is not"):
         read_checksums(sums)
+
+
+def test_what_arrived_is_recorded_in_a_form_that_can_be_given_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`cat data/archives/*.sha256` is a file of checksums, and what sha256sum checks."""
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    outputs = [tmp_path / "archives" / name for name in ("a.tar", "b.csv")]
+    caplog.set_level("INFO")
+    for output, known in zip(outputs, ({"sha256": SHA}, {}), strict=True):
+        (mirror / output.name).write_bytes(CONTENT)
+        fetch_archive(output.name, archive(**known), output, Sources(str(mirror)), QUICK)
+    assert f"b.csv: sha256 {SHA}, recorded in {outputs[1]}.sha256" in caplog.text
+    check = ["sha256sum", "--check", "--quiet", "a.tar.sha256", "b.csv.sha256"]
+    subprocess.run(check, cwd=tmp_path / "archives", check=True)
+    records = [output.with_name(f"{output.name}.sha256") for output in outputs]
+    (tmp_path / "mine").write_text("".join(record.read_text() for record in records))
+    assert read_checksums(tmp_path / "mine") == {"a.tar": SHA, "b.csv": SHA}
+    sources = Sources(str(mirror), tmp_path / "mine")
+    fetch_archive("b.csv", archive(), outputs[1], sources, QUICK)
+    (mirror / "b.csv").write_bytes(CONTENT[:-1])
+    with pytest.raises(InputError, match=rf"wrong sha256: expected {SHA} \({tmp_path}/mine\), got"):
+        fetch_archive("b.csv", archive(), outputs[1], sources, QUICK)
+
+
+def test_where_nothing_is_published_the_first_download_decides(tmp_path: Path) -> None:
+    mirror, output = tmp_path / "mirror", tmp_path / "archives" / "a.csv"
+    mirror.mkdir()
+    record = output.with_name("a.csv.sha256")
+    sources = Sources(str(mirror))
+    (mirror / "a.csv").write_bytes(CONTENT)
+    fetch_archive("a.csv", archive(), output, sources, QUICK)
+    output.unlink()  # what Snakemake does before it makes a file again
+    fetch_archive("a.csv", archive(), output, sources, QUICK)
+    (mirror / "a.csv").write_bytes(b"another version")
+    with pytest.raises(InputError) as caught:
+        fetch_archive("a.csv", archive(), output, sources, QUICK)
+    assert f"expected {SHA} (recorded in {record}; delete it to take the file" in str(caught.value)
+    assert output.read_bytes() == CONTENT
+    record.unlink()
+    fetch_archive("a.csv", archive(), output, sources, QUICK)
+    assert output.read_bytes() == b"another version"
+    # A published sum is not outvoted by a record.
+    with pytest.raises(InputError, match=rf"expected {SHA} \(the catalog\)"):
+        fetch_archive("a.csv", archive(sha256=SHA), output, sources, QUICK)
 
 
 def test_an_archive_behind_a_login_says_what_to_do(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ from detransfer.data.miniature import imagenet as writers
 from detransfer.data.miniature.archives import ARCHIVES, write_archives
 from detransfer.data.miniature.packing import comments as jpeg_comments
 from detransfer.data.miniature.packing import encode_jpeg
+from detransfer.data.miniature.recipe import WorldRecipe
 from detransfer.data.miniature.scenes import render_classification
-from detransfer.data.miniature.world import World, WorldRecipe, make_world
+from detransfer.data.miniature.world import World, make_world
 
 EACH = 40
 

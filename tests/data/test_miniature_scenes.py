@@ -17,14 +17,9 @@ from detransfer.console import InputError
 from detransfer.data.miniature.annotations import voc_xml
 from detransfer.data.miniature.flowers import FLOWERS, render_flower
 from detransfer.data.miniature.places import PLACES, render_place
+from detransfer.data.miniature.recipe import FlowersRecipe, SunRecipe, WorldRecipe
 from detransfer.data.miniature.scenes import Scene, render_classification, render_scene
-from detransfer.data.miniature.world import (
-    FlowersRecipe,
-    SunRecipe,
-    World,
-    WorldRecipe,
-    make_world,
-)
+from detransfer.data.miniature.world import World, make_world
 from detransfer.study import load_recipe_file
 
 SMALL = {

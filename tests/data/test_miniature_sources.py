@@ -20,8 +20,9 @@ import pytest
 from detransfer.data.index import Index
 from detransfer.data.miniature import imagenet, openimages
 from detransfer.data.miniature.packing import Stream, jpeg, labels
+from detransfer.data.miniature.recipe import WorldRecipe
 from detransfer.data.miniature.scenes import Scene, SceneObject, render_scene
-from detransfer.data.miniature.world import World, WorldRecipe, make_world
+from detransfer.data.miniature.world import World, make_world
 from detransfer.data.readers import imagenet_det
 from tests.data.miniature_sets import RECIPE, by_bytes, read, render_and_extract, small_world
 
@@ -137,7 +138,7 @@ def test_a_class_has_one_wnid_in_all_of_imagenet(world: World) -> None:
 
 
 def table(data: Path, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((data / "openimages" / name).read_text())))
+    return list(csv.DictReader(io.StringIO((data / "openimages/annotations" / name).read_text())))
 
 
 def open_images(world: World, data: Path) -> Iterator[tuple[str, str, Scene]]:
@@ -154,7 +155,7 @@ def open_images(world: World, data: Path) -> Iterator[tuple[str, str, Scene]]:
 
 
 def descriptions(data: Path, name: str) -> dict[str, str]:
-    lines = (data / "openimages" / name).read_text().splitlines()
+    lines = (data / "openimages/annotations" / name).read_text().splitlines()
     return dict(line.split(",") for line in lines)  # type: ignore[misc]
 
 
@@ -246,7 +247,7 @@ def test_open_images_labels_are_verified_truly(world: World, data: Path) -> None
 def test_open_images_hierarchy_holds_every_class_once(world: World, data: Path) -> None:
     boxable = descriptions(data, "class-descriptions-boxable.csv")
     challenge = descriptions(data, "challenge-2018-class-descriptions-500.csv")
-    tree = json.loads((data / "openimages" / "bbox_labels_600_hierarchy.json").read_text())
+    tree = json.loads((data / "openimages/annotations/bbox_labels_600_hierarchy.json").read_text())
     parents: dict[str, str] = {}
 
     def walk(node: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 from detransfer.console import InputError
 from detransfer.data.extract import Part, extract
 from detransfer.data.index import Index, read_index, write_index
+from detransfer.data.options.caltech256 import Options
 from detransfer.data.readers import read_dataset
-from detransfer.data.readers.caltech256 import Options, split_class
+from detransfer.data.readers.caltech256 import split_class
 
 FOLDER = "256_ObjectCategories"
 SMALL = {"train_per_class": 4}

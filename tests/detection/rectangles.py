@@ -135,7 +135,7 @@ def inference_recipe(**changes: Any) -> InferenceRecipe:
         "score_threshold": 0.01,
         "soft_nms_sigma": 0.5,
         "per_image": 20,
-        "voc": {"ious": [0.3, 0.5, 0.7], "convention": "AP07"},
+        "metric": {"kind": "voc", "ious": [0.3, 0.5, 0.7], "convention": "AP07"},
     }
     return InferenceRecipe.model_validate({**values, **changes})
 

@@ -18,6 +18,7 @@ from detransfer.backbone import build, mean_colour, save_backbone
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index
 from detransfer.detection.average_precision import average_precision, match, mean_over_classes
+from detransfer.detection.chip_recipe import chip_plan
 from detransfer.detection.detections import DETECTION_TYPES
 from detransfer.detection.detector import Detector
 from detransfer.detection.predict import (
@@ -29,7 +30,7 @@ from detransfer.detection.predict import (
     suppress,
     views,
 )
-from detransfer.detection.train import ChipDataset, chip_plan, scenes
+from detransfer.detection.train import ChipDataset, scenes
 from detransfer.recipes import InferenceRecipe, ScaleRecipe
 from detransfer.study import BackboneChoice
 from detransfer.training import Example, Run, train

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from detransfer.backbone import build, mean_colour
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index
+from detransfer.detection.chip_recipe import chip_plan, chip_scale
+from detransfer.detection.chips import Chip, ChipPlan, ChipScale
+from detransfer.detection.proposals import Proposals
 from detransfer.detection.rpn import IGNORED
-from detransfer.detection.train import ChipDataset, Scene, chip_plan, chip_scale, scenes
+from detransfer.detection.train import LARGEST_SIDE, ChipDataset, Scenes, plan_epoch, scenes
 from detransfer.recipes import ScaleRecipe
 from tests.detection.rectangles import COLOURS, TINY, detection_recipe, write_rectangles
 
@@ -28,6 +32,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 @pytest.fixture(scope="module")
 def chips(index: Index) -> ChipDataset:
     return ChipDataset(scenes(index), PLAN, PAD, seed=0, epoch=0)
+
+
+def every(chips: ChipDataset) -> list[tuple[int, bool, Chip]]:
+    """Return image number, orientation and geometry of every chip."""
+    return [(int(chips.table.images[i]), *chips.chip(i)[1:]) for i in range(len(chips))]
 
 
 def test_a_scene_is_an_image_with_its_objects(index: Index) -> None:
@@ -61,9 +70,9 @@ def test_scenes_follow_the_images_of_a_part(index: Index) -> None:
 
 
 def test_every_image_comes_as_it_is_and_mirrored(chips: ChipDataset) -> None:
-    seen = {(number, mirrored) for number, mirrored, _ in chips.chips}
+    seen = {(number, mirrored) for number, mirrored, _ in every(chips)}
     assert seen == {(number, mirrored) for number in range(12) for mirrored in (False, True)}
-    assert {chip.scale_index for _, _, chip in chips.chips} == {0, 1}
+    assert {chip.scale_index for _, _, chip in every(chips)} == {0, 1}
 
 
 def colour_at(image: torch.Tensor, x: float, y: float) -> np.ndarray:
@@ -75,7 +84,7 @@ def test_boxes_lie_on_the_pixels_of_their_class(chips: ChipDataset) -> None:
     colours = list(COLOURS.values())
     checked: set[tuple[bool, int]] = set()
     for place in range(len(chips)):
-        _, mirrored, chip = chips.chips[place]
+        _, mirrored, chip = chips.chip(place)
         image, target, _ = chips[place]
         height, width = target["size"].tolist()
         for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
@@ -100,7 +109,7 @@ def test_labels_are_classes_from_one_on_and_difficult_ones_are_ignored(
     chips: ChipDataset,
 ) -> None:
     ignored = 0
-    for place, (number, _, chip) in enumerate(chips.chips):
+    for place, (number, _, chip) in enumerate(every(chips)):
         scene, target = chips.images[number], chips[place].target
         rows = chip.object_rows
         for row, label, valid in zip(rows, target["labels"], target["valid"], strict=True):
@@ -115,7 +124,7 @@ def test_labels_are_classes_from_one_on_and_difficult_ones_are_ignored(
 
 def test_a_target_has_the_types_that_the_detector_takes(chips: ChipDataset) -> None:
     sizes = set()
-    for place, (number, _, chip) in enumerate(chips.chips):
+    for place, (number, _, chip) in enumerate(every(chips)):
         image, target, name = chips[place]
         assert image.dtype == torch.uint8 and image.shape == (3, 64, 64)
         assert name == f"{number}.png"
@@ -136,9 +145,9 @@ def test_a_target_has_the_types_that_the_detector_takes(chips: ChipDataset) -> N
     assert (64, 64) in sizes and len(sizes) > 3
 
 
-def windows(scenes: Sequence[Scene], seed: int, epoch: int) -> list[tuple[int, bool, tuple]]:
-    dataset = ChipDataset(scenes, PLAN, PAD, seed, epoch)
-    return [(number, mirrored, chip.window) for number, mirrored, chip in dataset.chips]
+def windows(scenes: Scenes, seed: int, epoch: int) -> list[tuple[int, bool, tuple]]:
+    found = every(ChipDataset(scenes, PLAN, PAD, seed, epoch))
+    return [(number, mirrored, chip.window) for number, mirrored, chip in found]
 
 
 def test_chips_depend_on_seed_epoch_and_image_alone(index: Index) -> None:
@@ -147,10 +156,27 @@ def test_chips_depend_on_seed_epoch_and_image_alone(index: Index) -> None:
     assert windows(images, 0, 0) == first
     assert windows(images, 0, 1) != first
     assert windows(images, 1, 0) != first
-    fewer = [entry for entry in first if entry[0] < 5]
-    assert windows(images[:5], 0, 0) == fewer
-    copies = windows([images[2]] * 4, 0, 0)  # equal images, other draws
-    assert len({tuple(w for n, _, w in copies if n == number) for number in range(4)}) > 1
+    order = np.array([7, 2, 11, 0, 5])
+    found = windows(images.part(order), 0, 0)
+    assert found == [(k, *e[1:]) for k, n in enumerate(order) for e in first if e[0] == n]
+
+
+def test_neither_blocks_nor_threads_change_the_chips(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, proposals = scenes(index, background=True), everywhere(index)
+    first = plan_epoch(images, NEGATIVE, 0, 0, proposals)
+    monkeypatch.setattr("detransfer.detection.train.BLOCK", 5)
+    again = plan_epoch(images, NEGATIVE, 0, 0, proposals, threads=3)
+    for name in ("images", "mirrored", "scales", "windows", "offsets", "objects"):
+        assert np.array_equal(getattr(first, name), getattr(again, name)), name
+
+
+def test_workers_of_a_loader_see_what_the_main_process_sees(chips: ChipDataset) -> None:
+    loader = DataLoader(chips, batch_size=None, num_workers=2)
+    for example, expected in zip(loader, map(chips.__getitem__, range(len(chips))), strict=True):
+        assert torch.equal(example.image, expected.image) and example.name == expected.name
+        assert torch.equal(example.target["boxes"], expected.target["boxes"])
 
 
 def test_an_example_is_the_same_whenever_it_is_asked_for(chips: ChipDataset) -> None:
@@ -162,12 +188,96 @@ def test_an_example_is_the_same_whenever_it_is_asked_for(chips: ChipDataset) -> 
 
 def test_a_damaged_image_is_named(index: Index, tmp_path: Path) -> None:
     content = (index.root / "3.png").read_bytes()
-    damaged = tmp_path / "damaged.png"
-    damaged.write_bytes(content[: len(content) // 2])
-    scene = scenes(index)[3]
-    broken = Scene(damaged, scene.size, scene.boxes, scene.class_ids, scene.ignored)
-    with pytest.raises(InputError, match=r"damaged\.png: .*damaged or truncated"):
-        ChipDataset([broken], PLAN, PAD, 0, 0)[0]
+    (tmp_path / "3.png").write_bytes(content[: len(content) // 2])
+    broken = scenes(replace(index, root=tmp_path)).part(slice(3, 4))
+    with pytest.raises(InputError, match=r"3\.png: .*damaged or truncated"):
+        ChipDataset(broken, PLAN, PAD, 0, 0)[0]
+
+
+NEGATIVE = replace(PLAN, negatives_per_image=2, minimum_proposals=(4, 4))
+
+
+def everywhere(index: Index) -> Proposals:
+    """Return 150 proposals of 10 to 30 pixels in each image."""
+    rng = np.random.default_rng(0)
+    boxes = []
+    for size in index.images[["width", "height"]].to_numpy():
+        side = rng.uniform(10, 30, (150, 2))
+        corner = rng.random((150, 2)) * (size - side)
+        boxes.append(np.hstack([corner, corner + side]))
+    count = len(index.images)
+    ids = index.images["image_id"].to_numpy()
+    return Proposals(ids, np.arange(count + 1) * 150, np.concatenate(boxes).astype(np.float32))
+
+
+def test_negative_chips_come_with_proposals_also_from_images_without_objects(index: Index) -> None:
+    images = scenes(index, background=True)
+    assert [scene.path.name for scene in images] == [f"{n}.png" for n in range(13)]
+    positive = ChipDataset(scenes(index), NEGATIVE, PAD, 0, 0)
+    both = ChipDataset(images, NEGATIVE, PAD, 0, 0, everywhere(index))
+    negative = [n for n in range(len(both)) if not both[n].target["valid"].any()]
+    assert len(negative) == len(both) - len(positive) > 10
+    per_view = np.bincount((both.table.images * 2 + both.table.mirrored)[negative])
+    assert per_view.max() == 2 and per_view[24] == per_view[25] == 2, "image 12 has no object"
+    objects = [len(both[n].target["boxes"]) for n in negative]
+    assert max(objects) > 0, "objects are shown in negative chips, as invalid ones"
+    empty = both[negative[-1]].target
+    assert empty["boxes"].shape == (0, 4) and empty["labels"].shape == (0,)
+
+
+def test_negative_chips_change_nothing_about_the_positive_ones(index: Index) -> None:
+    def positives(dataset: ChipDataset) -> list[tuple]:
+        found = [dataset.chip(n) for n in range(len(dataset)) if len(dataset.table.learned(n))]
+        return [(scene.path, mirrored, chip.window) for scene, mirrored, chip in found]
+
+    both = ChipDataset(scenes(index, True), NEGATIVE, PAD, 0, 0, everywhere(index))
+    assert positives(both) == positives(ChipDataset(scenes(index), PLAN, PAD, 0, 0))
+
+
+def refused(index: Index, *scales: ChipScale, size: int = 64) -> str:
+    with pytest.raises(InputError) as caught:
+        ChipDataset(scenes(index), ChipPlan(scales, size, (8, 12)), PAD, 0, 0)
+    return str(caught.value)
+
+
+def test_a_scale_that_enlarges_beyond_measure_names_the_image(index: Index) -> None:
+    widest = int(index.images["width"][:12].max())
+    name = index.images["path"][index.images["width"][:12].idxmax()]
+    factor = LARGEST_SIDE / widest + 0.01
+    message = refused(index, ChipScale(factor=factor, valid_range=(0, 30)), ChipScale(long=64))
+    assert f"{name}: {widest} x " in message and "chips.scales[0], more than 20000" in message
+    plan = ChipPlan((ChipScale(factor=factor - 0.02),), size=9000, stride=(900, 900))
+    ChipDataset(scenes(index), plan, PAD, 0, 0)
+
+
+def test_scales_in_the_wrong_order_are_refused(index: Index) -> None:
+    message = refused(index, ChipScale(long=64), ChipScale(factor=1.25, valid_range=(0, 30)))
+    assert message == "chips.scales[0] enlarges every image less than the next; finest first"
+
+
+def test_a_range_beyond_what_chips_hold_is_refused(index: Index) -> None:
+    message = refused(index, ChipScale(factor=2, valid_range=(27.5, 60)), ChipScale(long=64))
+    assert "chips.scales[0]: its chips hold objects of up to 28 original pixels" in message
+    assert "its valid_range begins at 27.5" in message
+    ChipDataset(
+        scenes(index),
+        ChipPlan((ChipScale(factor=2, valid_range=(27, 60)), ChipScale(long=64)), 64, (8, 12)),
+        PAD,
+        0,
+        0,
+    )
+
+
+def test_objects_outside_all_ranges_are_told_from_no_objects(index: Index) -> None:
+    message = refused(index, ChipScale(long=64, valid_range=(0, 9)))
+    learnt = index.objects[~index.objects["difficult"]]
+    sizes = ((learnt["x2"] - learnt["x1"]) * (learnt["y2"] - learnt["y1"])) ** 0.5
+    expected = f"{len(learnt)} objects measure {min(sizes):.0f} to {max(sizes):.0f} pixels"
+    assert f"no chip in 12 images: their {expected}" in message
+    assert "valid_range 0 to 9" in message and "chips.coarsest_takes_rest" in message
+    empty = scenes(index, background=True).part(slice(12, 13))
+    with pytest.raises(InputError, match="no chip in 1 images: no object to learn"):
+        ChipDataset(empty, PLAN, PAD, 0, 0)
 
 
 def test_recipes_and_chips_mean_the_same_scale() -> None:
@@ -178,11 +288,16 @@ def test_recipes_and_chips_mean_the_same_scale() -> None:
     assert chip_scale(ScaleRecipe(long=512)).resize_factor(1024, 100) == 0.5
     plan = chip_plan(detection_recipe(chips={"stride": [9, 11], "minimum_side": 3}).chips)
     assert (plan.size, plan.stride, plan.minimum_side) == (64, (9, 11), 3)
+    assert (plan.coarsest_takes_rest, plan.negatives_per_image) == (False, 0)
+    more = {"coarsest_takes_rest": True, "negatives": {"minimum_proposals": [7, 5]}}
+    plan = chip_plan(detection_recipe(chips=more).chips)
+    assert plan.coarsest_takes_rest
+    assert (plan.negatives_per_image, plan.minimum_proposals) == (2, (7, 5))
 
 
 def test_the_padding_of_a_training_is_the_mean_colour(index: Index) -> None:
     pad = mean_colour(build(TINY))
     assert pad.tolist() == [124, 116, 104]
     dataset = ChipDataset(scenes(index), PLAN, pad, 0, 0)
-    place = next(i for i, (_, _, chip) in enumerate(dataset.chips) if chip.height < 64)
+    place = next(i for i, (_, _, chip) in enumerate(every(dataset)) if chip.height < 64)
     assert dataset[place].image[:, -1, 0].tolist() == [124, 116, 104]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from detransfer.backbone import build, save_backbone
+from detransfer.backbone import build, read_weights, save_backbone
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index, read_index, write_index
 from detransfer.detection.detections import read_detections
@@ -97,6 +97,55 @@ def test_a_model_of_other_classes_is_refused(
     with pytest.raises(InputError, match=message):
         call(repository / PROGRAM, words(world, tmp_path, tmp_path / "other"))
     assert not (tmp_path / "detections.parquet").exists()
+
+
+def test_classes_that_mean_another_data_sets_are_added_up(
+    repository: Path, world: Path, tmp_path: Path
+) -> None:
+    """The map joins red (n1) and blue (n3) to one class and leaves green (n2) out."""
+    index = read_index(world / "index")
+    objects = index.objects[index.objects["class_id"] == 0]
+    classes = pd.DataFrame(
+        {"class_id": [0, 1], "name": ["cat", "thing"], "source_id": "", "superclass": ""}
+    )
+    meaning = pd.DataFrame({"source_id": ["n9", "n1", "n3"], "class_id": [0, 1, 1]})
+    other = Index(index.images, objects, classes, index.root, class_map=meaning)
+    write_index(tmp_path / "other", other)
+    state, header = read_weights(world / "model.safetensors")
+    model = tmp_path / "model.safetensors"
+    save_backbone(model, state, {**header, "source_ids": ["n1", "n2", "n3"]})
+    options = {"training-index": str(world / "index"), "model": str(model)}
+    call(repository / PROGRAM, words(world, tmp_path, tmp_path / "other", **options))
+    found = read_detections(tmp_path / "detections.parquet")
+    assert set(found["class_id"]) == {1}
+    assert set(read_detections(tmp_path / "training.parquet")["class_id"]) <= {0, 1, 2}
+    # Each proposal of the first view: the two probabilities are added.
+    detector, _ = load_detector(model)
+    detector.prepare_inference(RECIPE)
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        plain = detector(image, sizes=[(64, 64)])[0]
+        detector.merge_classes([1, -1, 1], 2)
+        merged = detector(image, sizes=[(64, 64)])[0]
+    of = [plain["scores"][plain["labels"] == label] for label in (0, 2)]
+    expected = (of[0] + of[1]).sort().values
+    given = merged["scores"][merged["labels"] == 1].sort().values
+    assert torch.allclose(given, expected, atol=1e-6) and len(given) > 5
+
+
+def test_a_map_that_knows_none_of_the_classes_is_refused(
+    repository: Path, world: Path, tmp_path: Path
+) -> None:
+    index = read_index(world / "index")
+    classes = index.classes.assign(name=["a", "b", "c"])
+    meaning = pd.DataFrame({"source_id": ["n9"], "class_id": [0]})
+    other = Index(index.images, index.objects, classes, index.root, class_map=meaning)
+    write_index(tmp_path / "other", other)
+    state, header = read_weights(world / "model.safetensors")
+    save_backbone(tmp_path / "m.safetensors", state, {**header, "source_ids": ["n1", "n2", "n3"]})
+    options = {"model": str(tmp_path / "m.safetensors")}
+    with pytest.raises(InputError, match=r"none of its classes means one of .*other"):
+        call(repository / PROGRAM, words(world, tmp_path, tmp_path / "other", **options))
 
 
 def test_what_the_user_gets_wrong_is_said_without_a_traceback(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from detransfer.backbone import read_weights, save_backbone
 from detransfer.console import InputError
-from detransfer.data.index import BOX, read_index
+from detransfer.data.index import BOX, read_index, write_index
 from detransfer.detection.average_precision import (
     VocConvention,
     average_precision,
@@ -31,7 +32,7 @@ from tests.detection.rectangles import (
 )
 
 IOUS = [0.3, 0.5, 0.7, 1.0]
-VOC = {"ious": IOUS, "convention": "AP07"}
+VOC = {"kind": "voc", "ious": IOUS, "convention": "AP07"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def world(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = write_start(folder / "backbone.safetensors")
     recipe = write_recipe(folder / "train.yaml", detection_recipe(training={"epochs": 0.5}))
     call(repository / "scripts/train_detector.py", training_words(folder, "run", start, recipe))
-    write_recipe(folder / "recipe.yaml", inference_recipe(voc=VOC, training_images=6))
+    write_recipe(folder / "recipe.yaml", inference_recipe(metric=VOC, training_images=6))
     training = index.split("train").sample(6)
     truth = {"truth": index.split("test").objects, "training": training.objects}
     for name, objects in truth.items():
@@ -70,6 +71,7 @@ class Evaluation:
             "pretraining": "scratch",
             "target": "boxes",
             "dataset": "rectangles",
+            "task": "detection",
             "seed": 3,
             "output": self.folder / "metrics.json",
             "classes": self.folder / "classes.csv",
@@ -122,9 +124,59 @@ def test_the_scores_are_those_of_the_detections(evaluation: Evaluation, tmp_path
     assert metrics.fit["training_score"] == pytest.approx(100)  # that of the other table
 
 
+def test_cocos_metric_by_its_recipe(evaluation: Evaluation, tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path / "coco.yaml", inference_recipe(metric={"kind": "coco"}, training_images=6)
+    )
+    metrics = evaluation.run(recipe=recipe, task="pretraining")
+    assert str(metrics.run) == "pretraining/boxes/scratch/seed3"
+    found = {metric.name: metric.value for metric in metrics.metrics}
+    assert found["AP@[.5:.95]"] == found["AP@0.75"] == pytest.approx(100)
+    assert "AP large" not in found  # of 96 x 96 pixels or more there is none
+    assert metrics.fit["training_score"] == pytest.approx(100)
+    classes = pd.read_csv(evaluation.folder / "classes.csv")
+    assert set(classes["metric"]) == {"AP"} and set(classes["iou"]) == {"[.5:.95]"}
+    assert classes["value"].tolist() == pytest.approx([100] * 3)
+
+
+def test_open_images_metric_needs_verified_labels(evaluation: Evaluation, tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path / "oi.yaml", inference_recipe(metric={"kind": "open_images"}, training_images=6)
+    )
+    with pytest.raises(InputError, match="has no verified negatives"):
+        evaluation.run(recipe=recipe)
+    index = read_index(evaluation.world / "index")
+    negatives = pd.DataFrame({"image_id": [9], "class_id": [1]})
+    write_index(tmp_path / "index", replace(index, negatives=negatives))
+    metrics = evaluation.run(recipe=recipe, index=tmp_path / "index")
+    assert metrics.metric("mAP@0.5").value == pytest.approx(100)
+    assert len(metrics.metrics) == 1
+
+
+def test_training_images_may_be_those_of_another_data_set(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    """As for a detector of ImageNet-LOC, which is evaluated on ImageNet DET."""
+    index = read_index(evaluation.world / "index")
+    write_index(tmp_path / "other", index.split("test"))
+    words = {"index": tmp_path / "other", "training_index": evaluation.world / "index"}
+    metrics = evaluation.run(**words)
+    assert metrics.metric("mAP@0.5").value == metrics.fit["training_score"] == pytest.approx(100)
+
+
+def test_a_class_that_the_data_set_lacks_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
+    found = read_index(evaluation.world / "index").split("test").objects.assign(score=1, class_id=3)
+    write_detections(tmp_path / "other.parquet", found)
+    with pytest.raises(
+        InputError, match="the data set has 3 classes; was it predicted for another one"
+    ):
+        evaluation.run(detections=tmp_path / "other.parquet")
+
+
 def test_the_recipe_sets_headline_and_convention(evaluation: Evaluation, tmp_path: Path) -> None:
-    voc = {"ious": [0.5], "convention": "AP10", "strict_overlap": True, "round_boxes": 0}
-    recipe = write_recipe(tmp_path / "other.yaml", inference_recipe(voc=voc, training_images=6))
+    voc = {"kind": "voc", "ious": [0.5], "convention": "AP10"}
+    voc |= {"strict_overlap": True, "round_boxes": 0}
+    recipe = write_recipe(tmp_path / "other.yaml", inference_recipe(metric=voc, training_images=6))
     index = read_index(evaluation.world / "index").split("test")
     halves = index.objects.assign(score=0.5)
     halves["x2"] = halves["x1"] + (halves["x2"] - halves["x1"]) / 2  # IoU 0.5, or less if rounded
@@ -163,15 +215,15 @@ def test_the_metrics_say_where_they_come_from(evaluation: Evaluation) -> None:
         ({"soft_nms_sigma": 0.4}, "inference"),
         ({"score_threshold": 0.2}, "inference"),
         ({"proposals": 17}, "inference"),
-        ({"voc": {**VOC, "strict_overlap": True}}, "metric"),
-        ({"voc": {**VOC, "convention": "AP10"}}, "metric"),
+        ({"metric": {**VOC, "strict_overlap": True}}, "metric"),
+        ({"metric": {**VOC, "convention": "AP10"}}, "metric"),
         ({"batch_size": 9}, None),
     ],
 )
 def test_what_defines_the_number_makes_runs_comparable(
     evaluation: Evaluation, tmp_path: Path, changes: dict[str, Any], differs: str | None
 ) -> None:
-    values = {"voc": VOC, "training_images": 6, **changes}
+    values = {"metric": VOC, "training_images": 6, **changes}
     recipe = write_recipe(tmp_path / "other.yaml", inference_recipe(**values))
     first, second = evaluation.run(), evaluation.run(recipe=recipe)
     if differs is None:
@@ -184,7 +236,7 @@ def test_what_defines_the_number_makes_runs_comparable(
 def test_how_many_training_images_are_scored_is_no_matter(
     evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    recipe = inference_recipe(voc=VOC, training_images=8)
+    recipe = inference_recipe(metric=VOC, training_images=8)
     second = evaluation.run(recipe=write_recipe(tmp_path / "other.yaml", recipe))
     check_comparable([evaluation.run(), second])
 

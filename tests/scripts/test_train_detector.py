@@ -15,14 +15,17 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NoReturn, cast
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from detransfer.backbone import read_weights, save_backbone
 from detransfer.console import InputError
-from detransfer.data.index import Index, read_index, write_index
+from detransfer.data.index import BOX, Index, read_index, write_index
 from detransfer.detection.predict import load_detector
+from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import ChipDataset
 from detransfer.study import BackboneChoice
 from detransfer.training import CHECKPOINT, Epoch
@@ -79,7 +82,7 @@ def test_a_training_leaves_a_model_and_its_fit(trained: Path, world: Path) -> No
 
 def test_the_model_file_says_what_rebuilds_it(trained: Path, world: Path) -> None:
     state, header = read_weights(trained / MODEL)
-    assert {name.split(".")[0] for name in state} == {"backbone", "rpn", "conv_proj", "head"}
+    assert {name.split(".")[0] for name in state} == {"backbone", "rpn", "head"}
     assert (header["task"], header["classes"]) == ("detection", list(COLOURS))
     assert header["recipe"]["chips"]["size"] == 64 and header["pretraining"] == "scratch"
     assert header["data_digest"] == read_index(world / "index").split("train").digest()
@@ -115,13 +118,12 @@ def test_equal_runs_give_equal_bytes_and_the_seed_matters(
 
 
 def test_each_epoch_and_seed_cuts_other_chips(repository: Path, world: Path) -> None:
-    def seen(seed: int) -> list[list[tuple[int, ...]]]:
-        windows: list[list[tuple[int, ...]]] = []
+    def seen(seed: int) -> list[list[list[int]]]:
+        windows: list[list[list[int]]] = []
 
         def train(model: nn.Module, examples: Epoch, *rest: object) -> NoReturn:
             for epoch in (0, 1, 0):
-                chips = cast(ChipDataset, examples(epoch)).chips
-                windows.append([chip.window for _, _, chip in chips])
+                windows.append(cast(ChipDataset, examples(epoch)).table.windows.tolist())
             raise InputError("enough")
 
         loaded = runpy.run_path(str(repository / PROGRAM))
@@ -190,6 +192,68 @@ def test_images_without_objects_are_no_training_set(repository: Path, tmp_path: 
     recipe = write_recipe(tmp_path / "recipe.yaml", detection_recipe())
     with pytest.raises(InputError, match="the training set is empty"):
         call(repository / PROGRAM, training_words(tmp_path / "world", "run", start, recipe))
+
+
+NEGATIVE = {"negatives": {"minimum_proposals": [3, 3]}}
+
+
+def test_negative_chips_are_trained_on_and_part_of_the_run(repository: Path, world: Path) -> None:
+    index = read_index(world / "index").split("train")
+    recipe = detection_recipe(training={"epochs": 1}, chips=NEGATIVE)
+    start = world / "backbone.safetensors"
+    arguments = training_words(world, "with", start, write_recipe(world / "with.yaml", recipe))
+    headers = []
+    for seed in (0, 1):
+        path = world / f"proposals{seed}.parquet"
+        write_proposals(path, scattered(index, seed), index.digest())
+        call(repository / PROGRAM, [*arguments, f"--proposals={path}"])
+        headers.append(read_weights(world / "with" / MODEL)[1])
+    assert headers[0]["recipe_digest"] == headers[1]["recipe_digest"]
+    assert headers[0]["inputs_digest"] != headers[1]["inputs_digest"]
+    assert headers[0]["run_digest"] != headers[1]["run_digest"]
+    fit = json.loads((world / "with" / "fit.json").read_text())
+    only = training_words(
+        world, "without", start, write_recipe(world / "a.yaml", detection_recipe())
+    )
+    call(repository / PROGRAM, only)
+    assert fit["steps"] > json.loads((world / "without" / "fit.json").read_text())["steps"] + 2
+
+
+def scattered(index: Index, seed: int) -> pd.DataFrame:
+    """Return sixty small proposals in each image of an index."""
+    rng, parts = np.random.default_rng(seed), []
+    for row in index.images.itertuples():
+        corner = rng.random((60, 2)) * [row.width - 12, row.height - 12]
+        values = np.hstack([corner, corner + 12, rng.random((60, 1))])
+        parts.append(pd.DataFrame(values, columns=[*BOX, "score"]).assign(image_id=row.image_id))
+    return pd.concat(parts)
+
+
+def test_negative_chips_and_proposals_go_together(repository: Path, world: Path) -> None:
+    index = read_index(world / "index")
+    path = world / "whole.parquet"
+    write_proposals(path, scattered(index, 0), index.digest())
+    given = [f"--proposals={path}"]
+    with pytest.raises(InputError, match=r"chips\.negatives and --proposals go together"):
+        call(repository / PROGRAM, [*words(world, "refused"), *given])
+    recipe = write_recipe(world / "negative.yaml", detection_recipe(chips=NEGATIVE))
+    arguments = training_words(world, "refused", world / "backbone.safetensors", recipe)
+    with pytest.raises(InputError, match=r"chips\.negatives and --proposals go together"):
+        call(repository / PROGRAM, arguments)
+    with pytest.raises(InputError, match=r"whole\.parquet: proposals of other images"):
+        call(repository / PROGRAM, [*arguments, *given])
+    with pytest.raises(InputError, match=r"missing\.parquet: there is no such file"):
+        call(repository / PROGRAM, [*arguments, f"--proposals={world / 'missing.parquet'}"])
+    assert not (world / "refused").exists()
+
+
+def test_objects_outside_all_ranges_are_told_before_training(repository: Path, world: Path) -> None:
+    recipe = detection_recipe(chips={"scales": [{"long": 64, "valid_range": [60, None]}]})
+    path = write_recipe(world / "ranges.yaml", recipe)
+    arguments = training_words(world, "refused", world / "backbone.safetensors", path)
+    with pytest.raises(InputError, match=r"no chip in 8 images: .*\(valid_range 60 to inf"):
+        call(repository / PROGRAM, arguments)
+    assert not (world / "refused").exists()
 
 
 # Killed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_every_fault_of_the_configuration_is_named_at_once(
     }
     output = refused(checkout, *configuration(checkout, tmp_path, changes)).output
     assert "unknown key 'pretrainings.coco.strat'; did you mean 'start'?" in output
-    assert "targets.voc_detection.task: Input should be 'detection' or 'classification'" in output
+    assert "targets.voc_detection.task: Input should be 'detection', 'classification' or" in output
     assert "resources.train.threads: Input should be greater than or equal to 1" in output
 
 
@@ -75,36 +76,91 @@ def test_every_fault_of_the_configuration_is_named_at_once(
             "its name",
             id="missing recipe",
         ),
+        pytest.param(
+            {"targets.caltech256.task": "detection"},
+            "targets.caltech256.task: detection needs boxes, and the data set 'caltech256' (reader "
+            "'caltech256') has a class for each image",
+            id="task without truth",
+        ),
+        pytest.param(
+            {"datasets.voc_detection.eval_split": "voc2012_trainval"},
+            "targets.voc_detection.dataset: 'voc_detection' is trained on the split "
+            "'voc2012_trainval' and would be evaluated on it; change `train_splits` or "
+            "`eval_split` of datasets.voc_detection",
+            id="leak",
+        ),
     ],
 )
-def test_what_does_not_exist_is_refused_by_name(
+def test_what_cannot_be_is_refused_by_name(
     checkout: Checkout, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     output = refused(checkout, *configuration(checkout, tmp_path, changes)).output
     assert f"\n{message}\n" in output
 
 
-def test_an_unknown_key_in_a_recipe_is_refused(checkout: Checkout, tmp_path: Path) -> None:
-    recipes = tmp_path / "recipes"
-    shutil.copytree(checkout.folder / "config" / "recipes" / "demo", recipes / "demo")
-    recipe = recipes / "demo" / "finetune_voc_detection.yaml"
-    recipe.write_text(recipe.read_text().replace("positive_share:", "positive_shear:"))
-    words = configuration(checkout, tmp_path, {"recipes": str(recipes)})
-    output = refused(checkout, *words).output
-    assert f"{recipe}: unknown key 'head.positive_shear'; did you mean 'positive_share'?" in output
+@pytest.fixture
+def recipes(checkout: Checkout, tmp_path: Path) -> Path:
+    """The demo's recipes, free to be changed."""
+    shutil.copytree(checkout.folder / "config/recipes/demo", tmp_path / "recipes/demo")
+    return tmp_path / "recipes" / "demo"
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("stage", "old", "new", "message"),
     [
-        {"pretrainings.imagenet_cls": {"kind": "imported", "file": "weights/of_mine.safetensors"}},
-        {"backbone.file": "weights/of_mine.safetensors"},
+        (
+            "finetune_voc_detection",
+            "positive_share:",
+            "positive_shear:",
+            "unknown key 'head.positive_shear'; did you mean 'positive_share'?",
+        ),
+        (
+            "evaluate_voc_detection",
+            "[0.1, 0.2, 0.3, ",
+            "[",
+            "voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.1, 0.2",
+        ),
+        ("world", "image_size: 128", "image_sice: 128", "unknown key 'image_sice'; did you mean"),
     ],
-    ids=["weights", "backbone"],
 )
-def test_a_missing_file_is_named_before_any_job_starts(
-    checkout: Checkout, tmp_path: Path, changes: dict[str, Any]
+def test_a_wrong_recipe_is_refused(
+    checkout: Checkout, tmp_path: Path, recipes: Path, stage: str, old: str, new: str, message: str
 ) -> None:
+    recipe = recipes / f"{stage}.yaml"
+    recipe.write_text(recipe.read_text().replace(old, new))
+    words = configuration(checkout, tmp_path, {"recipes": str(recipes.parent)})
+    assert f"\n{recipe}: {message}" in refused(checkout, *words).output
+
+
+def test_missing_files_are_named_by_key_before_any_job_starts(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    mine = {"kind": "imported", "file": "weights/of_mine.safetensors"}
+    changes = {"pretrainings.imagenet_cls": mine, "backbone.file": "models/of_mine.py"}
     output = refused(checkout, *configuration(checkout, tmp_path, changes)).output
-    assert "Missing input files for rule import_backbone:" in output
-    assert "weights/of_mine.safetensors" in output
+    assert "\npretrainings.imagenet_cls.file: there is no file weights/of_mine.saf" in output
+    assert "\nbackbone.file: there is no file models/of_mine.py (seen from " in output
+
+
+def test_a_second_target_on_a_data_set_has_runs_of_its_own(
+    checkout: Checkout, tmp_path: Path, recipes: Path
+) -> None:
+    for target, stages in (
+        ("voc_detection", ("finetune", "evaluate")),
+        ("caltech256", ("finetune",)),
+    ):
+        for stage in stages:
+            shutil.copy(recipes / f"{stage}_{target}.yaml", recipes / f"{stage}_my_{target}.yaml")
+    changes = {
+        "targets.my_voc_detection": {"task": "detection", "dataset": "voc_detection"},
+        "targets.my_caltech256": {"task": "classification", "dataset": "caltech256"},
+        "recipes": str(recipes.parent),
+    }
+    result = checkout.snakemake("-n", *configuration(checkout, tmp_path, changes))
+    jobs = result.jobs()
+    assert jobs["evaluate_detections"] == jobs["classify"] == 12 and jobs["index"] == 10
+    for dataset, task in (("voc_detection", "detection"), ("caltech256", "classification")):
+        for target in (dataset, f"my_{dataset}"):
+            place = f"results/demo/{task}/{target}/coco/seed1"
+            names = f"--pretraining coco --target {target} --dataset {dataset} --seed 1 "
+            assert re.search(f"{names}.*--output {place}/metrics.json", result.output)

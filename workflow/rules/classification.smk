@@ -28,6 +28,7 @@ use rule pretrain_classifier as finetune_classifier with:
         seed="{seed}",
         state=str(STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
+        more="",
 
 
 rule classify:

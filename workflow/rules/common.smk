@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,24 +13,28 @@ sys.path.insert(0, str(REPOSITORY / "src"))
 os.environ.update(PYTHONPATH=str(REPOSITORY / "src"))  # jobs need no installed package
 
 from detransfer.console import InputError
+from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
-from detransfer.recipes import SegmentationRecipe, check_recipes
-from detransfer.study import Imported, Untrained, load_recipe_file, load_study
+from detransfer.recipes import load_recipes
+from detransfer.study import Imported, Untrained, check_files, load_study
 
 try:
     STUDY = load_study(config, "configuration")
+    check_files(STUDY)
     DATASETS = study_datasets(STUDY)
-    check_recipes(STUDY)
+    RECIPES = load_recipes(STUDY)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
-ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.archives})
+CATALOG = load_catalog().archives
+ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 TASKS = ("detection", "segmentation", "classification")
-GIVEN = [name for name in STUDY.pretrainings if name not in STUDY.trained]
+TRAINED = [*STUDY.trained, *STUDY.matched]
+GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
 
 
 def one_of(names):
@@ -46,15 +51,20 @@ wildcard_constraints:
 
 
 def code(program, loaded=None):
-    """The program and every module that it imports: an edit makes stale what used it."""
+    """The program and every module that it imports: an edit makes stale what used it.
+
+    Not so download.py: whatever code fetched a file, its checksum says that it is the same.
+    """
     script, package = REPOSITORY / "scripts" / f"{program}.py", REPOSITORY / "src/detransfer"
-    return [os.path.relpath(file) for file in imported_files(script, package, loaded)]
+    files = imported_files(script, package, loaded)
+    return [os.path.relpath(file) for file in files if file.name != "download.py"]
 
 
 def index_code(wildcards):
     """What an index depends on: of all readers, the one for the data set's format."""
     reader = READERS[DATASETS[wildcards.dataset].reader]
-    return code("index", {"detransfer.data.readers": [reader]})
+    loaded = {"detransfer.data.readers": [reader], "detransfer.data.options": []}
+    return code("index", loaded)  # the reader imports its options itself
 
 
 def images(dataset):
@@ -70,6 +80,18 @@ def index_files(dataset):
     """The three files of an index; those that some readers add lie beside them."""
     names = ("images.parquet", "objects.parquet", "classes.csv")
     return [index_folder(dataset) / name for name in names]
+
+
+def occlusion_release(wildcards):
+    """Where the occlusion levels of a data set come from: a fetched archive, or a given folder."""
+    given = DATASETS[wildcards.dataset].occlusion
+    return DATA / "archives" / given if given in ARCHIVES else given
+
+
+def target_occlusion(wildcards):
+    """The occlusion levels of a target's test objects, where its data set has some."""
+    dataset = STUDY.targets[wildcards.target].dataset
+    return index_folder(dataset) / "occlusion.parquet" if DATASETS[dataset].occlusion else []
 
 
 def index(dataset):
@@ -88,7 +110,13 @@ def target_index(wildcards):
 
 
 def source_index(wildcards):
-    return checked_index(STUDY.trained[wildcards.pretraining].dataset)
+    return checked_index(STUDY.source(wildcards.pretraining).dataset)
+
+
+def quality_index(wildcards):
+    """What the evaluation of a pre-training reads: its own data set and the evaluation's."""
+    evaluation = index(quality_dataset(wildcards))
+    return {**source_index(wildcards), "evaluation": [*evaluation["index"], evaluation["images"]]}
 
 
 def target_index_folder(wildcards):
@@ -96,11 +124,17 @@ def target_index_folder(wildcards):
 
 
 def source_index_folder(wildcards):
-    return index_folder(STUDY.trained[wildcards.pretraining].dataset)
+    return index_folder(STUDY.source(wildcards.pretraining).dataset)
 
 
 def source_dataset(wildcards):
-    return DATASETS[STUDY.trained[wildcards.pretraining].dataset]
+    return DATASETS[STUDY.source(wildcards.pretraining).dataset]
+
+
+def quality_dataset(wildcards):
+    """The name of the data set that a detection pre-training is evaluated on."""
+    source = STUDY.trained[wildcards.pretraining]
+    return source.evaluated_on or source.dataset
 
 
 def target_dataset(wildcards):
@@ -112,10 +146,23 @@ def target_recipe(stage):
     return lambda wildcards: STUDY.recipe(f"{stage}_{wildcards.target}")
 
 
+def published_checksum(wildcards):
+    """What fixes an archive's content, and so what comes from it: another sum, another archive."""
+    archive = CATALOG[wildcards.archive]
+    return archive.sha256 or archive.md5 or "unknown"
+
+
+def parts(wildcards, input):
+    """The archives of a data set, each with the folder inside it that it is unpacked into."""
+    names = DATASETS[wildcards.dataset].archives
+    pairs = zip(input.archives, names, strict=True)
+    return [f"--part {path} {CATALOG[name].extract_to}" for path, name in pairs]
+
+
 def kept_offsets(wildcards):
     """The detector whose offsets a segmenter keeps: of a pre-training on detection, if asked to."""
-    recipe = load_recipe_file(STUDY.recipe(f"finetune_{wildcards.target}"), SegmentationRecipe)
-    if recipe.offsets == "zero" or wildcards.pretraining not in STUDY.detectors:
+    keep = RECIPES[f"finetune_{wildcards.target}"].offsets == "keep"
+    if not keep or wildcards.pretraining not in STUDY.detectors:
         return []
     return RESULTS / "pretraining" / wildcards.pretraining / "model.safetensors"
 
@@ -130,6 +177,37 @@ def trained_by(kind):
     return one_of(name for name, given in STUDY.trained.items() if given.kind == kind)
 
 
+def source_recipe(wildcards):
+    """The recipe that trains a pre-training; a matched one: that of what it repeats."""
+    return STUDY.recipe(f"pretrain_{original(wildcards.pretraining)}")
+
+
+def original(pretraining):
+    """The pre-training whose chips a pre-training is trained on: itself, if it is not matched."""
+    return STUDY.matched[pretraining].of if pretraining in STUDY.matched else pretraining
+
+
+def mined(stage, folder):
+    """The proposals that a stage's recipe takes negative chips from, where it takes any."""
+    chips = getattr(RECIPES[stage], "chips", None)
+    return folder / "proposals.parquet" if chips and chips.negatives else []
+
+
+def source_proposals(wildcards):
+    name = original(wildcards.pretraining)
+    return mined(f"pretrain_{name}", RESULTS / "pretraining" / name)
+
+
+def target_proposals(wildcards):
+    place = f"{wildcards.target}/{wildcards.pretraining}/seed{wildcards.seed}"
+    return mined(f"finetune_{wildcards.target}", RESULTS / "detection" / place)
+
+
+def with_proposals(wildcards, input):
+    """The option of a detector's training that names the proposals, where there are any."""
+    return f"--proposals {input.proposals}" if input.proposals else ""
+
+
 def given_weights(wildcards):
     """The options of import_backbone.py that say where the weights come from."""
     given = STUDY.pretrainings[wildcards.pretraining]
@@ -138,7 +216,7 @@ def given_weights(wildcards):
     if given.timm:
         return f"--timm {given.timm}"
     if given.url:
-        return f"--url {given.url} --sha256 {given.sha256}"
+        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256}"
     return f"--weights {given.file}"
 
 
@@ -151,15 +229,46 @@ def backbone(pretraining):
     return RESULTS / "pretraining" / pretraining / "backbone.safetensors"
 
 
-def runs(task, file):
-    """One file of every run of a task: all targets, pre-trainings and seeds."""
-    return expand(
-        RESULTS / "{task}" / "{target}" / "{pretraining}" / "seed{seed}" / file,
-        task=task,
-        target=STUDY.targets_of(task),
-        pretraining=STUDY.pretrainings,
-        seed=STUDY.seeds,
-    )
+def runs(task, file, metric=None):
+    """One file of every run of a task: its targets (of one metric), pre-trainings and seeds."""
+    return [
+        RESULTS / task / target / pretraining / f"seed{seed}" / file
+        for target in STUDY.targets_of(task)
+        if metric is None or metric_of(target) == metric
+        for pretraining in STUDY.fine_tuned(target)
+        for seed in STUDY.seeds
+    ]
+
+
+def contrasted(task, target):
+    """The options of a comparison of images: two runs of the first seed, their index and split."""
+    given, options = STUDY.targets[target], []
+    where = f"{index_folder(given.dataset)} {DATASETS[given.dataset].eval_split}"
+    for pair in STUDY.contrasts.items():
+        if set(pair) <= set(STUDY.fine_tuned(target)):
+            two = (RESULTS / task / target / name / f"seed{STUDY.seeds[0]}" for name in pair)
+            options.append(f"--pair {' '.join(map(str, two))} {where}")
+    return options
+
+
+def metric_of(name):
+    """The kind of metric by which a target's or a pre-training's detections are scored."""
+    return RECIPES[f"evaluate_{name}"].metric.kind
+
+
+VOC_PAIRS = [
+    pair
+    for target in STUDY.targets_of("detection")
+    if metric_of(target) == "voc"
+    for pair in contrasted("detection", target)
+]
+
+
+SEGMENTED_PAIRS = [
+    pair
+    for target in STUDY.targets_of("segmentation")
+    for pair in contrasted("segmentation", target)
+]
 
 
 def evaluated(task):
@@ -173,27 +282,23 @@ def contrasts():
     return [f"--contrast {name} {start}" for name, start in STUDY.contrasts.items()]
 
 
-def pairs(task):
-    """The options of a comparison of images: two runs of the first seed, their index and split."""
-    options = []
-    for target, given in STUDY.targets_of(task).items():
-        where = f"{index_folder(given.dataset)} {DATASETS[given.dataset].eval_split}"
-        for names in STUDY.contrasts.items():
-            two = (RESULTS / task / target / name / f"seed{STUDY.seeds[0]}" for name in names)
-            options.append(f"--pair {' '.join(map(str, two))} {where}")
-    return options
-
-
 def tables_and_figures():
     """All that a study makes; the runs' metrics too, so that a lost one is made again."""
     made = [f"datasets/{name}/statistics.png" for name in STUDY.described]
     if STUDY.described:
         made += ["table1.csv"]
-    if STUDY.targets_of("detection"):
+    if runs("detection", "metrics.json", "voc"):
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
+        made += ["table3.csv", "diagnosis.csv", "diagnosis.pdf", "diagnosis.png"]
+    if VOC_PAIRS:
+        made += ["figure2.csv", "figure2.pdf", "figure2.png"]
+    if runs("detection", "metrics.json", "coco"):
+        made += ["coco_finetuning.csv"]
+    if STUDY.detectors:
+        made += ["pretraining.csv"]
     if STUDY.targets_of("segmentation"):
         made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
-    if STUDY.targets_of("segmentation") and STUDY.contrasts:
+    if SEGMENTED_PAIRS:
         made += ["figure3.csv", "figure3.pdf", "figure3.png"]
     if STUDY.targets_of("classification"):
         made += ["table5.csv"]

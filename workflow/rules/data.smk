@@ -30,10 +30,10 @@ if STUDY.render_world:
 
 
 rule fetch:
+    # No `code` among the inputs: whatever fetches an archive, its checksum says it is the same.
     input:
         archive=rendered_archive,
         checksums=STUDY.checksums or [],
-        code=code("fetch"),
     output:
         DATA / "archives" / "{archive}",
     log:
@@ -52,6 +52,7 @@ rule fetch:
         mirror=f"--mirror {STUDY.mirror}" if STUDY.mirror else "",
         checksums=f"--checksums {STUDY.checksums}" if STUDY.checksums else "",
         manual=DATA / "manual",
+        checksum=published_checksum,
     shell:
         "python scripts/fetch.py --archive {wildcards.archive} --output {output} "
         "{params.mirror} {params.checksums} --manual {params.manual} 2> {log}"
@@ -76,8 +77,10 @@ rule extract:
     resources:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
+    params:
+        parts=parts,
     shell:
-        "python scripts/extract.py --output {output} {input.archives} 2> {log}"
+        "python scripts/extract.py --output {output} {params.parts} 2> {log}"
 
 
 rule check_dataset:
@@ -138,6 +141,33 @@ rule describe_dataset:
         "--advice {output.advice} 2> {log}"
 
 
+rule occlusion_labels:
+    input:
+        labels=occlusion_release,
+        tables=lambda wildcards: index_files(wildcards.dataset),
+        code=code("occlusion_labels"),
+    output:
+        DATA / "index" / "{dataset}" / "occlusion.parquet",
+    log:
+        LOGS / "occlusion_labels" / "{dataset}.log",
+    benchmark:
+        TIMES / "occlusion_labels" / "{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of(name for name, dataset in DATASETS.items() if dataset.occlusion),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.data.mem_mb,
+        runtime=STUDY.resources.data.runtime,
+    params:
+        folder=lambda wildcards: index_folder(wildcards.dataset),
+        split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
+    shell:
+        "python scripts/occlusion_labels.py --labels {input.labels} --index {params.folder} "
+        "--split {params.split} --output {output} 2> {log}"
+
+
 rule index:
     input:
         images=lambda wildcards: images(wildcards.dataset),
@@ -160,5 +190,5 @@ rule index:
         reader=lambda wildcards: DATASETS[wildcards.dataset].reader,
         options=lambda wildcards: json.dumps(DATASETS[wildcards.dataset].options),
     shell:
-        "python scripts/index.py --dataset {wildcards.dataset} --reader {params.reader} "
-        "--root {input.images} --output {params.folder} --options {params.options:q} 2> {log}"
+        "python scripts/index.py --reader {params.reader} --root {input.images} "
+        "--output {params.folder} --options {params.options:q} 2> {log}"

@@ -7,6 +7,7 @@ use rule pretrain_classifier as finetune_detector with:
         unpack(target_index),
         start=lambda wildcards: backbone(wildcards.pretraining),
         recipe=target_recipe("finetune"),
+        proposals=target_proposals,
         architecture=STUDY.backbone.file or [],
         code=code("train_detector"),
     output:
@@ -28,6 +29,31 @@ use rule pretrain_classifier as finetune_detector with:
         seed="{seed}",
         state=str(STATE / "detection" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
+        more=with_proposals,
+
+
+use rule finetune_detector as mine_for_target with:
+    input:
+        unpack(target_index),
+        start=lambda wildcards: backbone(wildcards.pretraining),
+        recipe=target_recipe("finetune"),
+        architecture=STUDY.backbone.file or [],
+        code=code("mine_proposals"),
+    output:
+        DETECTION / "proposals.parquet",
+    log:
+        LOGS / "mine_for_target" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "mine_for_target" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    params:
+        program="mine_proposals",
+        gpu=STUDY.resources.train.gpu,
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        seed="{seed}",
+        state=str(STATE / "mining" / "{target}" / "{pretraining}" / "seed{seed}"),
+        folder=subpath(output[0], parent=True),
+        more="",
 
 
 rule detect:
@@ -57,13 +83,15 @@ rule detect:
         gpu=STUDY.resources.predict.gpu,
         index=target_index_folder,
         split=lambda wildcards: target_dataset(wildcards).eval_split,
+        training_index=target_index_folder,
         training_splits=lambda wildcards: target_dataset(wildcards).train_splits,
     shell:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/detect.py --model {input.model} --index {params.index} "
-        "--split {params.split} --training-splits {params.training_splits} "
-        "--recipe {input.recipe} --output {output.detections} "
-        "--training-output {output.training} --threads {threads} 2> {log}"
+        "--split {params.split} --training-index {params.training_index} "
+        "--training-splits {params.training_splits} --recipe {input.recipe} "
+        "--output {output.detections} --training-output {output.training} "
+        "--threads {threads} 2> {log}"
 
 
 rule evaluate_detections:
@@ -92,13 +120,110 @@ rule evaluate_detections:
         runtime=STUDY.resources.predict.runtime,
     params:
         index=target_index_folder,
-        dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
         split=lambda wildcards: target_dataset(wildcards).eval_split,
+        training_index=target_index_folder,
         training_splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        run=lambda wildcards: (
+            f"--task detection --target {wildcards.target} "
+            f"--dataset {STUDY.targets[wildcards.target].dataset} --seed {wildcards.seed}"
+        ),
     shell:
         "python scripts/evaluate_detections.py --detections {input.detections} "
         "--training-detections {input.training} --model {input.model} --fit {input.fit} "
         "--index {params.index} --split {params.split} "
-        "--training-splits {params.training_splits} --recipe {input.recipe} "
-        "--pretraining {wildcards.pretraining} --target {wildcards.target} "
-        "--dataset {params.dataset} --seed {wildcards.seed} --output {output.metrics} --classes {output.classes} 2> {log}"
+        "--training-index {params.training_index} --training-splits {params.training_splits} "
+        "--recipe {input.recipe} {params.run} --pretraining {wildcards.pretraining} "
+        "--output {output.metrics} --classes {output.classes} 2> {log}"
+
+
+# How good a detection pre-training is at its own task.
+use rule detect as detect_in_pretraining with:
+    input:
+        unpack(quality_index),
+        model=PRETRAINING / "model.safetensors",
+        recipe=lambda wildcards: STUDY.recipe(f"evaluate_{wildcards.pretraining}"),
+        architecture=STUDY.backbone.file or [],
+        code=code("detect"),
+    output:
+        detections=PRETRAINING / "detections.parquet",
+        training=PRETRAINING / "training_detections.parquet",
+    log:
+        LOGS / "detect_in_pretraining" / "{pretraining}.log",
+    benchmark:
+        TIMES / "detect_in_pretraining" / "{pretraining}.tsv"
+    wildcard_constraints:
+        pretraining=one_of(STUDY.detectors),
+    params:
+        gpu=STUDY.resources.predict.gpu,
+        index=lambda wildcards: index_folder(quality_dataset(wildcards)),
+        split=lambda wildcards: DATASETS[quality_dataset(wildcards)].eval_split,
+        training_index=source_index_folder,
+        training_splits=lambda wildcards: source_dataset(wildcards).train_splits,
+
+
+use rule evaluate_detections as evaluate_pretraining with:
+    input:
+        unpack(quality_index),
+        detections=PRETRAINING / "detections.parquet",
+        training=PRETRAINING / "training_detections.parquet",
+        model=PRETRAINING / "model.safetensors",
+        fit=PRETRAINING / "fit.json",
+        recipe=lambda wildcards: STUDY.recipe(f"evaluate_{wildcards.pretraining}"),
+        code=code("evaluate_detections"),
+    output:
+        metrics=PRETRAINING / "metrics.json",
+        classes=PRETRAINING / "average_precision.csv",
+    log:
+        LOGS / "evaluate_pretraining" / "{pretraining}.log",
+    benchmark:
+        TIMES / "evaluate_pretraining" / "{pretraining}.tsv"
+    wildcard_constraints:
+        pretraining=one_of(STUDY.detectors),
+    params:
+        index=lambda wildcards: index_folder(quality_dataset(wildcards)),
+        split=lambda wildcards: DATASETS[quality_dataset(wildcards)].eval_split,
+        training_index=source_index_folder,
+        training_splits=lambda wildcards: source_dataset(wildcards).train_splits,
+        run=lambda wildcards: (
+            f"--task pretraining --target {wildcards.pretraining} "
+            f"--dataset {quality_dataset(wildcards)} "
+            f"--seed {STUDY.trained[wildcards.pretraining].seed}"
+        ),
+
+
+rule diagnose_detections:
+    input:
+        unpack(target_index),
+        detections=DETECTION / "detections.parquet",
+        # Says whose detections these are; when it was written says nothing about the numbers.
+        metrics=ancient(DETECTION / "metrics.json"),
+        occlusion=target_occlusion,
+        recipe=target_recipe("evaluate"),
+        code=code("diagnose_detections"),
+    output:
+        numbers=DETECTION / "diagnosis.json",
+        table=DETECTION / "diagnosis.csv",
+        objects=DETECTION / "objects.parquet",
+    log:
+        LOGS / "diagnose_detections" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "diagnose_detections" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(STUDY.targets_of("detection")),
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        index=target_index_folder,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        occlusion=lambda wildcards, input: (
+            f"--occlusion {input.occlusion}" if input.occlusion else ""
+        ),
+    shell:
+        "python scripts/diagnose_detections.py --detections {input.detections} "
+        "--metrics {input.metrics} --index {params.index} --split {params.split} "
+        "{params.occlusion} --recipe {input.recipe} --output {output.numbers} "
+        "--table {output.table} --objects {output.objects} 2> {log}"

@@ -36,8 +36,8 @@ rule import_backbone:
 rule pretrain_classifier:
     input:
         unpack(source_index),
-        start=lambda wildcards: backbone(STUDY.trained[wildcards.pretraining].start),
-        recipe=lambda wildcards: STUDY.recipe(f"pretrain_{wildcards.pretraining}"),
+        start=lambda wildcards: backbone(STUDY.source(wildcards.pretraining).start),
+        recipe=source_recipe,
         architecture=STUDY.backbone.file or [],
         code=code("train_classifier"),
     output:
@@ -62,21 +62,24 @@ rule pretrain_classifier:
         gpu=STUDY.resources.train.gpu,
         index=source_index_folder,
         splits=lambda wildcards: source_dataset(wildcards).train_splits,
-        seed=lambda wildcards: STUDY.trained[wildcards.pretraining].seed,
+        seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
         state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
+        more="",
     shell:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/{params.program}.py --index {params.index} --splits {params.splits} "
         "--start {input.start} --recipe {input.recipe} --seed {params.seed} "
-        "--state {params.state} --output {params.folder} --threads {threads} 2> {log}"
+        "--state {params.state} --output {params.folder} --threads {threads} {params.more} "
+        "2> {log}"
 
 
 use rule pretrain_classifier as pretrain_detector with:
     input:
         unpack(source_index),
-        start=lambda wildcards: backbone(STUDY.trained[wildcards.pretraining].start),
-        recipe=lambda wildcards: STUDY.recipe(f"pretrain_{wildcards.pretraining}"),
+        start=lambda wildcards: backbone(STUDY.source(wildcards.pretraining).start),
+        recipe=source_recipe,
+        proposals=source_proposals,
         architecture=STUDY.backbone.file or [],
         code=code("train_detector"),
     wildcard_constraints:
@@ -86,9 +89,59 @@ use rule pretrain_classifier as pretrain_detector with:
         gpu=STUDY.resources.train.gpu,
         index=source_index_folder,
         splits=lambda wildcards: source_dataset(wildcards).train_splits,
-        seed=lambda wildcards: STUDY.trained[wildcards.pretraining].seed,
+        seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
         state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
+        more=with_proposals,
+
+
+# The control of a detection pre-training: its chips, order and steps, but labels alone.
+use rule pretrain_detector as pretrain_labels with:
+    input:
+        unpack(source_index),
+        start=lambda wildcards: backbone(STUDY.source(wildcards.pretraining).start),
+        recipe=source_recipe,
+        proposals=source_proposals,
+        architecture=STUDY.backbone.file or [],
+        code=code("train_labels"),
+    wildcard_constraints:
+        pretraining=one_of(STUDY.matched),
+    params:
+        program="train_labels",
+        gpu=STUDY.resources.train.gpu,
+        index=source_index_folder,
+        splits=lambda wildcards: source_dataset(wildcards).train_splits,
+        seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
+        state=str(STATE / "pretraining" / "{pretraining}"),
+        folder=subpath(output.model, parent=True),
+        more=with_proposals,
+
+
+# What a briefly trained proposal network takes for objects becomes negative chips.
+use rule pretrain_classifier as mine_for_pretraining with:
+    input:
+        unpack(source_index),
+        start=lambda wildcards: backbone(STUDY.source(wildcards.pretraining).start),
+        recipe=source_recipe,
+        architecture=STUDY.backbone.file or [],
+        code=code("mine_proposals"),
+    output:
+        PRETRAINING / "proposals.parquet",
+    log:
+        LOGS / "mine_for_pretraining" / "{pretraining}.log",
+    benchmark:
+        TIMES / "mine_for_pretraining" / "{pretraining}.tsv"
+    wildcard_constraints:
+        pretraining=trained_by("detection"),
+    params:
+        program="mine_proposals",
+        gpu=STUDY.resources.train.gpu,
+        index=source_index_folder,
+        splits=lambda wildcards: source_dataset(wildcards).train_splits,
+        seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
+        state=str(STATE / "mining" / "{pretraining}"),
+        folder=subpath(output[0], parent=True),
+        more="",
 
 
 rule export_backbone:
@@ -102,7 +155,7 @@ rule export_backbone:
     benchmark:
         TIMES / "export_backbone" / "{pretraining}.tsv"
     wildcard_constraints:
-        pretraining=one_of(STUDY.trained),
+        pretraining=one_of(TRAINED),
     priority: 50
     conda:
         "../../envs/torch.yaml"

@@ -3,7 +3,7 @@
 
 rule table2:
     input:
-        metrics=runs("detection", "metrics.json"),
+        metrics=runs("detection", "metrics.json", "voc"),
         published=STUDY.published / "table2.csv",
         code=code("tabulate_runs"),
     output:
@@ -26,6 +26,29 @@ rule table2:
         "--published {input.published} --output {output} 2> {log}"
 
 
+rule table3:
+    input:
+        diagnoses=runs("detection", "diagnosis.json", "voc"),
+        published=STUDY.published / "table3.csv",
+        code=code("table3"),
+    output:
+        report(
+            RESULTS / "table3.csv",
+            caption="../report/table3.rst",
+            category="Detection",
+            labels={"table": "3", "shows": "missed objects by occlusion"},
+        ),
+    log:
+        LOGS / "table3.log",
+    benchmark:
+        TIMES / "table3.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/table3.py {input.diagnoses} --published {input.published} "
+        "--output {output} 2> {log}"
+
+
 use rule table2 as table5 with:
     input:
         metrics=runs("classification", "metrics.json"),
@@ -44,6 +67,48 @@ use rule table2 as table5 with:
         TIMES / "table5.tsv"
     params:
         metrics=["top1"],
+
+
+use rule table2 as coco_finetuning with:
+    input:
+        metrics=runs("detection", "metrics.json", "coco"),
+        published=STUDY.published / "coco_finetuning.csv",
+        code=code("tabulate_runs"),
+    output:
+        report(
+            RESULTS / "coco_finetuning.csv",
+            caption="../report/coco_finetuning.rst",
+            category="Detection",
+            labels={"table": "COCO", "shows": "COCO AP by pre-training"},
+        ),
+    log:
+        LOGS / "coco_finetuning.log",
+    benchmark:
+        TIMES / "coco_finetuning.tsv"
+    params:
+        metrics=["AP@[.5:.95]", "AP@0.5", "AP@0.75"],
+
+
+use rule table2 as pretraining_quality with:
+    input:
+        metrics=expand(
+            RESULTS / "pretraining" / "{pretraining}" / "metrics.json", pretraining=STUDY.detectors
+        ),
+        published=STUDY.published / "pretraining.csv",
+        code=code("tabulate_runs"),
+    output:
+        report(
+            RESULTS / "pretraining.csv",
+            caption="../report/pretraining.rst",
+            category="Pre-training",
+            labels={"table": "quality", "shows": "detectors on their own task"},
+        ),
+    log:
+        LOGS / "pretraining_quality.log",
+    benchmark:
+        TIMES / "pretraining_quality.tsv"
+    params:
+        metrics=["mAP@0.5", "AP@[.5:.95]"],
 
 
 rule table1:
@@ -77,7 +142,7 @@ rule table1:
 
 rule figure1:
     input:
-        metrics=runs("detection", "metrics.json"),
+        metrics=runs("detection", "metrics.json", "voc"),
         published=STUDY.published / "table2.csv",
         code=code("figure1"),
     output:
@@ -170,7 +235,7 @@ rule figure3:
     conda:
         "../../envs/report.yaml"
     params:
-        pairs=pairs("segmentation"),
+        pairs=SEGMENTED_PAIRS,
     shell:
         "python scripts/figure3.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
         "--png {output.png} 2> {log}"
@@ -202,3 +267,65 @@ rule figure4:
     shell:
         "python scripts/figure4.py {params.runs} {params.contrasts} --csv {output.table} "
         "--pdf {output.pdf} --png {output.png} 2> {log}"
+
+
+rule diagnosis:
+    input:
+        diagnoses=runs("detection", "diagnosis.json", "voc"),
+        tables=runs("detection", "diagnosis.csv", "voc"),
+        code=code("diagnosis"),
+    output:
+        table=RESULTS / "diagnosis.csv",
+        pdf=RESULTS / "diagnosis.pdf",
+        png=report(
+            RESULTS / "diagnosis.png",
+            caption="../report/diagnosis.rst",
+            category="Detection",
+            labels={"figure": "error analysis", "shows": "kinds of errors, sizes, shapes"},
+        ),
+    log:
+        LOGS / "diagnosis.log",
+    benchmark:
+        TIMES / "diagnosis.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/diagnosis.py {input.diagnoses} --csv {output.table} "
+        "--pdf {output.pdf} --png {output.png} 2> {log}"
+
+
+rule figure2:
+    input:
+        found=runs("detection", "detections.parquet", "voc"),
+        analysed=runs("detection", "objects.parquet", "voc"),
+        metrics=runs("detection", "metrics.json", "voc"),
+        truth=[
+            file
+            for target in STUDY.targets_of("detection")
+            if metric_of(target) == "voc"
+            for file in [
+                *index_files(STUDY.targets[target].dataset),
+                images(STUDY.targets[target].dataset),
+            ]
+        ],
+        code=code("figure2"),
+    output:
+        table=RESULTS / "figure2.csv",
+        pdf=RESULTS / "figure2.pdf",
+        png=report(
+            RESULTS / "figure2.png",
+            caption="../report/figure2.rst",
+            category="Detection",
+            labels={"figure": "2", "shows": "detections side by side"},
+        ),
+    log:
+        LOGS / "figure2.log",
+    benchmark:
+        TIMES / "figure2.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        pairs=VOC_PAIRS,
+    shell:
+        "python scripts/figure2.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
+        "--png {output.png} 2> {log}"

@@ -33,7 +33,9 @@ class Archive(Strict):
     size: int | None = Field(None, gt=0, description="bytes; null where not confirmed")
     sha256: Digest256 | None = Field(None, description="null where nobody published one")
     md5: DigestMd5 | None = Field(None, description="null where nobody published one")
-    checksum_source: str = Field(min_length=1, description="who published the checksums")
+    checksum_source: str = Field(
+        min_length=1, description="who published the checksums; unknown (why) where nobody did"
+    )
     extract_to: str = Field(".", description="folder inside data/<dataset>/ to unpack into")
     licence: str = Field(description="terms of the content")
     login: Login | None = Field(None, description="null where anybody may download")
@@ -44,6 +46,13 @@ class Archive(Strict):
         place = Path(self.extract_to)
         if place.is_absolute() or ".." in place.parts:
             raise ValueError(f"extract_to: {self.extract_to!r} leaves the data set's folder")
+        return self
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Archive:
+        known = self.sha256 is not None or self.md5 is not None
+        if known == self.checksum_source.startswith("unknown"):
+            raise ValueError("checksum_source: 'unknown (why)' exactly where no checksum is given")
         return self
 
 
@@ -58,6 +67,11 @@ class Dataset(Strict):
     options: dict[str, Any] = Field({}, description="options of the reader")
     train_splits: tuple[str, ...] = Field(min_length=1, description="splits to train on")
     eval_split: str = Field(description="split to evaluate on")
+    occlusion: str | None = Field(
+        None,
+        description="archive or folder with occlusion levels of `eval_split` in the form of Hoiem "
+        "et al. (ECCV 2012)",
+    )
 
     @model_validator(mode="after")
     def _reader_exists(self) -> Dataset:
@@ -71,6 +85,13 @@ class Dataset(Strict):
             raise ValueError("give either `archives` or the `folder` of an extracted data set")
         return self
 
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """The archives to fetch: those of the images, then that of the occlusion levels."""
+        if self.occlusion is None or Path(self.occlusion).is_dir():
+            return self.archives
+        return (*self.archives, self.occlusion)
+
 
 class Catalog(Strict):
     """All archives and data sets, by name."""
@@ -81,7 +102,7 @@ class Catalog(Strict):
     @model_validator(mode="after")
     def _archives_exist(self) -> Catalog:
         for name, dataset in self.datasets.items():
-            for archive in dataset.archives:
+            for archive in dataset.fetched:
                 if archive not in self.archives:
                     hint = suggest(archive, self.archives)
                     raise ValueError(f"datasets.{name}: unknown archive {archive!r}{hint}")

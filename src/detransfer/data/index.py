@@ -5,7 +5,8 @@ Files in one folder, with one writer and one reader, the last two where a data s
 ``images.parquet``
     one row an image: ``image_id`` int32, ``path`` (relative to the extracted data set), ``width``,
     ``height`` int32 (pixels), ``split``, and where they apply ``class_id`` int32 (classification)
-    and ``mask`` (path of the segmentation mask).
+    and ``mask`` (path of the segmentation mask); ``fingerprint`` int64, which changes with the
+    image's bytes (:mod:`detransfer.data.fingerprint`).
 ``objects.parquet``
     one row an object: ``image_id``, ``class_id`` int32, ``x1 y1 x2 y2`` float32 in pixels,
     **0-based and half-open** (a box that covers the whole image is 0, 0, width, height), and the
@@ -18,6 +19,7 @@ Files in one folder, with one writer and one reader, the last two where a data s
 ``class_map.csv``
     classes of other data sets that mean one of these: ``source_id`` there, ``class_id`` here.
 
+Beside each parquet file lies a copy that is opened by mapping it (:mod:`detransfer.data.storage`).
 Everything on the way from the files to one image is done on whole columns: OpenImages has 14.6
 million objects.
 """
@@ -28,7 +30,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,9 +38,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from detransfer.console import InputError
+from detransfer.data.storage import read_table, write_table
 from detransfer.files import atomic
 
 BOX = ["x1", "y1", "x2", "y2"]
@@ -51,7 +52,7 @@ IMAGE_TYPES = {
     "height": "int32",
     "split": "str",
 }
-OPTIONAL_IMAGE_TYPES = {"class_id": "int32", "mask": "str"}
+OPTIONAL_IMAGE_TYPES = {"class_id": "int32", "mask": "str", "fingerprint": "int64"}
 OBJECT_TYPES = {
     "image_id": "int32",
     "class_id": "int32",
@@ -61,7 +62,6 @@ OBJECT_TYPES = {
 NEGATIVE_TYPES = {"image_id": "int32", "class_id": "int32"}
 CLASS_COLUMNS = ["class_id", "name", "source_id", "superclass"]
 CLASS_TYPES = dict.fromkeys(CLASS_COLUMNS[1:], "str")  # a class may be called 007
-DICTIONARY = ["image_id", "class_id", "width", "height", "split"]  # columns that repeat values
 CHECKED = 2**20  # boxes checked at a time, which bounds the memory
 
 
@@ -122,17 +122,16 @@ class Index:
         """Return the images in these ascending rows; neighbours are not copied."""
         index = self.in_order()
         images, offsets = index.images, index.offsets
+        chosen = np.zeros(len(images), bool)
+        chosen[rows] = True
+        negatives = index.negatives
+        if negatives is not None:
+            negatives = negatives[chosen[_image_rows(images, negatives)]].reset_index(drop=True)
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
             images = images.iloc[rows[0] : rows[-1] + 1]
             objects = index.objects.iloc[offsets[rows[0]] : offsets[rows[-1] + 1]]
         else:
-            chosen = np.zeros(len(images), bool)
-            chosen[rows] = True
             images, objects = images[chosen], index.objects[np.repeat(chosen, np.diff(offsets))]
-        negatives = index.negatives
-        if negatives is not None:
-            here = negatives["image_id"].isin(images["image_id"])
-            negatives = negatives[here].reset_index(drop=True)
         return replace(
             index,
             images=images.reset_index(drop=True),
@@ -141,7 +140,7 @@ class Index:
         )
 
     def digest(self) -> str:
-        """Return a SHA-256 over the rows of all tables (not over the image bytes).
+        """Return a SHA-256 over the rows of all tables, the images' fingerprints among them.
 
         It is the same before and after writing.
         """
@@ -174,18 +173,10 @@ def write_index(folder: Path, index: Index) -> None:
         b"dropped": json.dumps(index.dropped, sort_keys=True).encode(),
     }
     if index.negatives is None:
-        (folder / "negatives.parquet").unlink(missing_ok=True)
+        for kind in ("parquet", "arrow"):
+            (folder / f"negatives.{kind}").unlink(missing_ok=True)
     for name, table in tables.items():
-        arrow = pa.Table.from_pandas(table, preserve_index=False)
-        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
-        with atomic(folder / f"{name}.parquet") as temporary:
-            # Plain numbers open four times as fast as compressed ones and are hardly larger.
-            pq.write_table(
-                arrow,
-                temporary,
-                compression="none" if name == "objects" else "snappy",
-                use_dictionary=[key for key in DICTIONARY if key in arrow.column_names],
-            )
+        write_table(folder / f"{name}.parquet", table, metadata)
     _write_texts(folder / "classes.csv", classes)
     _write_texts(folder / "class_map.csv", index.class_map)
 
@@ -205,13 +196,10 @@ def read_index(folder: Path) -> Index:
     Raises InputError when a file is missing or not what :func:`write_index` writes.
     """
     try:
-        with ThreadPoolExecutor(1) as pool:
-            texts = pool.submit(pq.read_table, folder / "images.parquet")
-            objects = _read_numbers(folder / "objects.parquet")
-        table = texts.result()
-        metadata = table.schema.metadata or {}
+        images, metadata = read_table(folder / "images.parquet")
+        objects, _ = read_table(folder / "objects.parquet")
         absent = folder / "negatives.parquet"
-        negatives = _read_numbers(absent) if absent.is_file() else None
+        negatives = read_table(absent)[0] if absent.is_file() else None
         classes = pd.read_csv(folder / "classes.csv", keep_default_na=False, dtype=CLASS_TYPES)
         mapped = folder / "class_map.csv"
         class_map = pd.read_csv(mapped, dtype={"source_id": "str"}) if mapped.is_file() else None
@@ -219,28 +207,7 @@ def read_index(folder: Path) -> Index:
         dropped = json.loads(metadata.get(b"dropped", b"{}"))
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{folder}: not a readable index ({error}); make it again") from error
-    return Index(table.to_pandas(), objects, classes, root, dropped, negatives, class_map)
-
-
-def _read_numbers(path: Path) -> pd.DataFrame:
-    """Read a table without texts straight into its final arrays, so that it is in memory once."""
-    fields = list(pq.read_schema(path))
-    with ThreadPoolExecutor(pa.cpu_count()) as pool:
-        columns = list(pool.map(lambda field: _read_column(path, field), fields))
-    names = [field.name for field in fields]
-    return pd.DataFrame(dict(zip(names, columns, strict=True)), copy=False)
-
-
-def _read_column(path: Path, field: pa.Field) -> np.ndarray:
-    with pq.ParquetFile(path) as file:  # a memory map would count, and stay, in memory
-        values = np.empty(file.metadata.num_rows, field.type.to_pandas_dtype())
-        start = 0
-        for group in range(file.num_row_groups):
-            part = file.read_row_group(group, columns=[field.name], use_threads=False)
-            for chunk in part[field.name].chunks:
-                values[start : start + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
-                start += len(chunk)
-    return values
+    return Index(images, objects, classes, root, dropped, negatives, class_map)
 
 
 def check_tables(
@@ -256,15 +223,18 @@ def check_tables(
         raise InputError("two images share one image_id")
     if list(classes["class_id"]) != list(range(len(classes))):
         raise InputError("class ids are not 0, 1, 2, ...")
-    tables = {"an object": objects, "a verified negative": negatives}
+    tables = {"an image": images, "an object": objects, "a verified negative": negatives}
     for name, table in tables.items():
-        if table is None:
+        if table is None or "class_id" not in table:
             continue
         rows = _image_rows(images, table)
-        if (rows < 0).any():
-            raise InputError(f"{name} belongs to an image that the index does not have")
-        if not table["class_id"].between(0, len(classes) - 1).all():
-            raise InputError(f"{name} has a class that classes.csv does not list")
+        listed = table["class_id"].between(0, len(classes) - 1).to_numpy()
+        for broken, message in (
+            (rows < 0, "belongs to an image that the index does not have"),
+            (~listed, "has a class that classes.csv does not list"),
+        ):
+            if broken.any():
+                raise InputError(f"{name} {message} (row {int(np.argmax(broken))} of its table)")
         if table is objects:
             _check_boxes(images, objects, rows)
 

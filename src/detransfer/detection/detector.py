@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from detransfer.backbone import conv4_and_conv5, conv5, hold_still, stage_channels
 from detransfer.detection.heads import FasterRcnnHead, Rfcn3000Head
 from detransfer.detection.rpn import ScaleAwareRpn, Targets
-from detransfer.recipes import DetectionRecipe, FasterRcnnRecipe, InferenceRecipe
+from detransfer.recipes import DetectionRecipe, FasterRcnnRecipe, InferenceRecipe, NegativeRecipe
 
 
 class Detector(nn.Module):
@@ -67,14 +68,26 @@ class Detector(nn.Module):
         hold_still(self.backbone, self.recipe.backbone)
         return self
 
-    def prepare_inference(self, recipe: InferenceRecipe) -> None:
+    def prepare_inference(self, recipe: InferenceRecipe | NegativeRecipe) -> None:
         """Set how many proposals and which scores inference keeps, and switch to evaluation."""
         self.rpn._pre_nms_top_n["testing"] = recipe.proposals_before
         self.rpn._post_nms_top_n["testing"] = recipe.proposals
-        if self.head is not None:
+        if self.head is not None and isinstance(recipe, InferenceRecipe):
             rois: Any = self.head.rois
             rois.score_thresh = recipe.score_threshold
         self.eval()
+
+    def merge_classes(self, meaning: Sequence[int], classes: int) -> None:
+        """Detect other classes: the probabilities of all that mean one of them are added up.
+
+        ``meaning`` has the new class of each own class, or -1 where it means none.
+        """
+        assert self.head is not None
+        rois: Any = self.head.rois
+        rois.merge = torch.zeros(len(meaning), classes)
+        for own, new in enumerate(meaning):
+            if new >= 0:
+                rois.merge[own, new] = 1
 
 
 def _head(channels: int, classes: int, stride: int, recipe: DetectionRecipe) -> nn.Module:

@@ -169,6 +169,7 @@ class Rois(RoIHeads):
             nms_thresh=1.0,
             detections_per_img=-1,
         )
+        self.merge: Tensor | None = None  # (classes, other classes), 1 where one means the other
 
     def sample(self, proposals: list[Tensor], targets: Targets) -> Sample:
         """Add the objects within the chip's range to its proposals, then sample and label them.
@@ -194,6 +195,8 @@ class Rois(RoIHeads):
 
         ``scores`` (k, classes) and ``box`` (k, 4) are of all proposals, one image after another.
         """
+        if self.merge is not None:
+            scores = scores @ self.merge.to(scores)
         counts = [len(boxes) for boxes in proposals]
         boxes = self.box_coder.decode(box, proposals).reshape(-1, 4)
         result: Detections = []

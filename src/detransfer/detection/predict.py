@@ -22,10 +22,10 @@ from detransfer.backbone import build, mean_colour, read_weights
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
+from detransfer.detection.chip_recipe import chip_scale
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
 from detransfer.detection.suppression import soft_nms
-from detransfer.detection.train import chip_scale
 from detransfer.recipes import DetectionRecipe, InferenceRecipe, ScaleRecipe
 from detransfer.study import validate
 from detransfer.training_run import architecture_of
@@ -75,17 +75,24 @@ def predict(
     detector = detector.to(device)
     detector.prepare_inference(recipe)
     parts = [empty_detections()]
-    for start in range(0, len(index.images), CHUNK):
-        rows = range(start, min(start + CHUNK, len(index.images)))
+    for rows in chunks(index):
         found: dict[int, list[Tensor]] = {row: [] for row in rows}
-        for view, boxes, scores, labels in _detect(detector, index, rows, recipe, device, workers):
+        chosen = views(index, rows, recipe.scales)
+        for view, result in run_views(detector, index, chosen, recipe.batch_size, device, workers):
+            boxes = result["boxes"]
             kept = in_valid_range(boxes, recipe.scales[view.scale])
-            columns = [boxes, scores[:, None], labels[:, None].to(boxes.dtype)]
+            columns = [boxes, result["scores"][:, None], result["labels"][:, None].to(boxes.dtype)]
             found[view.row].append(torch.cat(columns, 1)[kept])
         for row, scales in found.items():
             image_id = index.images["image_id"].iloc[row]
             parts.append(_table(int(image_id), suppress(torch.cat(scales), recipe)))
     return pd.concat(parts, ignore_index=True).astype(DETECTION_TYPES)
+
+
+def chunks(index: Index) -> Iterator[range]:
+    """Yield the rows of an index's images in parts that are held in memory at once."""
+    for start in range(0, len(index.images), CHUNK):
+        yield range(start, min(start + CHUNK, len(index.images)))
 
 
 def in_valid_range(boxes: Tensor, scale: ScaleRecipe) -> Tensor:
@@ -151,24 +158,28 @@ class _Batches(Dataset[tuple[Tensor, list[View]]]):
 
 
 @torch.inference_mode()
-def _detect(
+def run_views(
     detector: Detector,
     index: Index,
-    rows: range,
-    recipe: InferenceRecipe,
+    chosen: list[View],
+    batch_size: int,
     device: torch.device,
     workers: int,
-) -> Iterator[tuple[View, Tensor, Tensor, Tensor]]:
-    """Yield each view with its boxes in original pixels, scores and class ids, on the CPU."""
-    grouped = batches(views(index, rows, recipe.scales), recipe.batch_size)
-    data = _Batches(index, grouped, mean_colour(detector.backbone))
+) -> Iterator[tuple[View, dict[str, Tensor]]]:
+    """Yield each view with what the detector found in it, on the CPU.
+
+    ``boxes`` (m, 4) are in pixels of the original image, ``scores`` (m,) float32; and ``labels``
+    where the detector has a head. The detector is on the device and in evaluation mode.
+    """
+    data = _Batches(index, batches(chosen, batch_size), mean_colour(detector.backbone))
     for images, group in DataLoader(data, batch_size=None, num_workers=workers):
         results = detector(images.to(device), sizes=[view.size for view in group])
         for view, result in zip(group, results, strict=True):
             width, height = (index.images[side].iloc[view.row] for side in ("width", "height"))
-            back = torch.tensor([width / view.size[1], height / view.size[0]] * 2)
-            boxes = result["boxes"].float().cpu() * back
-            yield view, boxes, result["scores"].float().cpu(), result["labels"].cpu()
+            back = torch.tensor([width / view.size[1], height / view.size[0]] * 2).float()
+            found = {name: value.cpu() for name, value in result.items()}
+            found["boxes"] = found["boxes"].float() * back
+            yield view, found
 
 
 def _table(image_id: int, found: Tensor) -> pd.DataFrame:

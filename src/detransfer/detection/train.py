@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import copy
+import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transform
 
+from detransfer.backbone import mean_colour
+from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
-from detransfer.detection.chips import Chip, ChipPlan, ChipScale, image_chips, mirror
+from detransfer.detection.chip_planner import BoxLists, ChipTable, join, plan_chips
+from detransfer.detection.chip_recipe import chip_plan
+from detransfer.detection.chips import Chip, ChipPlan, place, show
+from detransfer.detection.proposals import Proposals
 from detransfer.detection.rpn import IGNORED
-from detransfer.recipes import ChipRecipe, ScaleRecipe
-from detransfer.training import Example
+from detransfer.recipes import ChipRecipe
+from detransfer.training import Epoch, Example
+
+BLOCK = 1024  # images that are planned at once
+LARGEST_SIDE = 20_000  # pixels of an enlarged image; its grid has 125,000 windows
 
 
 @dataclass(frozen=True)
@@ -33,13 +41,14 @@ class Scene:
     ignored: np.ndarray
 
 
-class Scenes(Sequence[Scene]):
+class Scenes:
     """The scenes of an index, each made when it is asked for (see :func:`scenes`)."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, background: bool = False) -> None:
         index = index.in_order()
         objects, offsets = index.objects, index.offsets
         self.root, self.paths = index.root, index.images["path"].array
+        self.ids = index.images["image_id"].to_numpy()
         self.sizes = index.images[["width", "height"]].to_numpy()
         self.boxes = [objects[name].to_numpy() for name in BOX]
         self.class_ids = objects["class_id"].to_numpy()
@@ -49,21 +58,13 @@ class Scenes(Sequence[Scene]):
         filled = np.flatnonzero(offsets[1:] > offsets[:-1])
         learnt = ~self.ignored
         some = np.logical_or.reduceat(learnt, offsets[filled]) if len(filled) else learnt[:0]
-        self.rows = filled[some]
+        self.rows = np.arange(len(self.ids)) if background else filled[some]
         self.offsets = offsets
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, number: int) -> Scene: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Scene]: ...
-
-    def __getitem__(self, number: int | slice) -> Scene | list[Scene]:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
+    def __getitem__(self, number: int) -> Scene:
         row = self.rows[number]
         own = slice(self.offsets[row], self.offsets[row + 1])
         boxes = np.stack([side[own] for side in self.boxes], axis=1)
@@ -71,57 +72,97 @@ class Scenes(Sequence[Scene]):
         path = self.root / self.paths[row]
         return Scene(path, (width, height), boxes, self.class_ids[own], self.ignored[own])
 
+    def part(self, rows: slice | np.ndarray) -> Scenes:
+        """Return some of the scenes, by their numbers; their chips are the same as among all."""
+        chosen = copy.copy(self)
+        chosen.rows = self.rows[rows]
+        return chosen
 
-def scenes(index: Index) -> Sequence[Scene]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, BoxLists]:
+        """Return ids (n,), widths and heights (n, 2), and the objects of all scenes, copied."""
+        starts, ends = self.offsets[self.rows], self.offsets[self.rows + 1]
+        offsets = np.append(0, np.cumsum(ends - starts))
+        own = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
+        boxes = np.stack([side[own] for side in self.boxes], axis=1)
+        objects = BoxLists(offsets, boxes, ~self.ignored[own])
+        return self.ids[self.rows], self.sizes[self.rows], objects
+
+
+def scenes(index: Index, background: bool = False) -> Scenes:
     """Return the images of an index that have an object to learn, in its order.
 
     Difficult, crowd and group-of objects are not learnt (the authors drop them); images without
-    any other object are left out, as in the authors' code.
+    any other object are left out, as in the authors' code, except for ``background``: negative
+    chips can be cut from them (the authors cannot).
     """
-    return Scenes(index)
+    return Scenes(index, background)
 
 
-def chip_scale(recipe: ScaleRecipe) -> ChipScale:
-    """Return a recipe's scale in the form the chips use; an open end becomes infinity."""
-    low, high = recipe.valid_range
-    valid = (low, math.inf if high is None else high)
-    return ChipScale(recipe.short, recipe.long, recipe.factor, valid)
+def plan_epoch(
+    images: Scenes,
+    plan: ChipPlan,
+    seed: int,
+    epoch: int,
+    proposals: Proposals | None = None,
+    threads: int = 1,
+) -> ChipTable:
+    """Return all chips of an epoch, every image as it is and mirrored, in the images' order.
 
+    What an image gets depends on (seed, epoch, image id, orientation) alone, so that ``threads``
+    and the other images change nothing.
+    """
 
-def chip_plan(recipe: ChipRecipe) -> ChipPlan:
-    """Return a recipe's chips in the form that :func:`image_chips` takes."""
-    return ChipPlan(
-        scales=tuple(chip_scale(scale) for scale in recipe.scales),
-        size=recipe.size,
-        stride=recipe.stride,
-        minimum_side=recipe.minimum_side,
-    )
+    def plan_block(start: int) -> ChipTable:
+        ids, sizes, objects = images.part(slice(start, start + BLOCK)).arrays()
+        proposed = None
+        if proposals is not None:
+            offsets, boxes = proposals.of(ids)
+            proposed = BoxLists(offsets, boxes, np.ones(len(boxes), bool))
+        return plan_chips(ids, sizes, objects, plan, (seed, epoch), proposed)
+
+    starts = range(0, max(len(images), 1), BLOCK)
+    with ThreadPoolExecutor(threads) as pool:
+        return join(list(pool.map(plan_block, starts)), starts)
 
 
 class ChipDataset(Dataset[Example]):
     """All chips of one epoch: every image as it is and mirrored, as in the authors' code.
 
-    The chips of an image depend on (seed, epoch, image, orientation) alone.
+    With ``proposals``, negative chips as well. The chips of an image depend on (seed, epoch, image
+    id, orientation) alone. Raises InputError when the plan does not suit the images at all.
     """
 
     def __init__(
-        self, images: Sequence[Scene], plan: ChipPlan, pad: Tensor, seed: int, epoch: int
+        self,
+        images: Scenes,
+        plan: ChipPlan,
+        pad: Tensor,
+        seed: int,
+        epoch: int,
+        proposals: Proposals | None = None,
     ) -> None:
+        _check_plan(images, plan)
         self.images, self.plan, self.pad = images, plan, pad
-        self.chips: list[tuple[int, bool, Chip]] = []
-        for number, scene in enumerate(images):
-            for mirrored in (False, True):
-                rng = np.random.default_rng((seed, epoch, number, int(mirrored)))
-                boxes = mirror(scene.boxes, scene.size[0]) if mirrored else scene.boxes
-                found = image_chips(boxes, *scene.size, plan, rng, scene.ignored)
-                self.chips.extend((number, mirrored, chip) for chip in found)
+        threads = torch.get_num_threads()
+        self.table = plan_epoch(images, plan, seed, epoch, proposals, threads)
+        if len(images) and not len(self.table):
+            raise _no_chip(images, plan)
 
     def __len__(self) -> int:
-        return len(self.chips)
+        return len(self.table)
+
+    def chip(self, index: int) -> tuple[Scene, bool, Chip]:
+        """Return a chip with the scene that it is cut from, and whether that is mirrored."""
+        table = self.table
+        scene, mirrored = self.images[int(table.images[index])], bool(table.mirrored[index])
+        scale = int(table.scales[index])
+        factor = self.plan.scales[scale].resize_factor(*scene.size)
+        boxes = place(scene.boxes, *scene.size, mirrored)
+        chip = show(table.windows[index], boxes, table.learned(index), self.plan, scale, factor)
+        return scene, mirrored, chip
 
     def __getitem__(self, index: int) -> Example:
-        number, mirrored, chip = self.chips[index]
-        scene = self.images[number]
+        scene, mirrored, chip = self.chip(index)
         image = decode(scene.path)
         pixels = cut(image.flip(2) if mirrored else image, chip)
         canvas = self.pad.view(3, 1, 1).repeat(1, self.plan.size, self.plan.size)
@@ -139,8 +180,73 @@ class ChipDataset(Dataset[Example]):
         return Example(canvas, target, scene.path.name)
 
 
+def chip_epochs(
+    index: Index,
+    recipe: ChipRecipe,
+    backbone: nn.Module,
+    seed: int,
+    proposals: Proposals | None = None,
+) -> Epoch:
+    """Return what the training loop asks for the chips of an epoch.
+
+    The first epoch is asked for twice, for its length and then for its chips: it is kept.
+    """
+    images = scenes(index, background=proposals is not None)
+    plan, pad = chip_plan(recipe), mean_colour(backbone)
+
+    @functools.lru_cache(maxsize=1)
+    def epoch(number: int) -> Dataset[Example]:
+        return ChipDataset(images, plan, pad, seed, number, proposals)
+
+    return epoch
+
+
 def cut(image: Tensor, chip: Chip) -> Tensor:
     """Crop a chip's window out of an image (3, h, w), then resize it (cheaper than the reverse)."""
-    x1, y1, x2, y2 = (round(float(v)) for v in chip.window)
-    crop = image[:, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
-    return transform.resize(crop, [chip.height, chip.width], antialias=True)
+    x1, y1, x2, y2 = chip.window
+    return transform.resize(image[:, y1:y2, x1:x2], [chip.height, chip.width], antialias=True)
+
+
+def _check_plan(images: Scenes, plan: ChipPlan) -> None:
+    """Raise InputError where a scale suits no image, or enlarges one beyond all measure."""
+    sizes = images.sizes[images.rows]
+    if not len(sizes):
+        return  # the training says that there is nothing to train on
+    factors = np.column_stack([scale.resize_factors(sizes) for scale in plan.scales])
+    for number, scale in enumerate(plan.scales):
+        sides = sizes.max(1) * factors[:, number]
+        if sides.max() > LARGEST_SIDE:
+            scene = images[int(sides.argmax())]
+            raise InputError(
+                f"{scene.path}: {scene.size[0]} x {scene.size[1]} pixels become {sides.max():.0f} "
+                f"at chips.scales[{number}], more than {LARGEST_SIDE}; choose a smaller factor"
+            )
+        if number == len(plan.scales) - 1:
+            continue
+        if (factors[:, number] < factors[:, number + 1]).all():
+            raise InputError(
+                f"chips.scales[{number}] enlarges every image less than the next; finest first"
+            )
+        longest = (plan.size - plan.stride[0] - 1) / factors[:, number].min()
+        if scale.valid_range[0] >= longest:
+            raise InputError(
+                f"chips.scales[{number}]: its chips hold objects of up to {longest:.0f} original "
+                f"pixels whole, but its valid_range begins at {scale.valid_range[0]:g}; lower the "
+                "range, or choose a smaller factor"
+            )
+
+
+def _no_chip(images: Scenes, plan: ChipPlan) -> InputError:
+    """Return what to say when the images yield no chip at all."""
+    boxes = images.arrays()[2]
+    x1, y1, x2, y2 = boxes.boxes[boxes.usable].T
+    if not len(x1):
+        return InputError(f"no chip in {len(images)} images: no object to learn, no negative chip")
+    sizes = np.sqrt((x2 - x1) * (y2 - y1))
+    ranges = ", ".join("{:g} to {:g}".format(*scale.valid_range) for scale in plan.scales)
+    return InputError(
+        f"no chip in {len(images)} images: their {len(sizes)} objects measure {sizes.min():.0f} to "
+        f"{sizes.max():.0f} pixels (sqrt of area), and no scale takes them (valid_range {ranges}, "
+        "and short enough for a chip); change chips.scales (scripts/describe_dataset.py advises "
+        "on them), or set chips.coarsest_takes_rest"
+    )

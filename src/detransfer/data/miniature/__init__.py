@@ -1,6 +1,7 @@
 """The miniature world: a renderer for the demo's data, packed in the official archive formats.
 
-``world``       the recipe and the vocabularies (which class is which body with which part)
+``recipe``      how large a world is and how hard, in a typed model
+``world``       a recipe with its vocabularies (which class is which body with which part)
 ``shapes``      outlines of bodies and parts in object coordinates
 ``textures``    tileable textures, colours and backgrounds
 ``objects``     one object as a sprite: colour, coverage, mask
@@ -9,7 +10,7 @@
 ``flowers``     images of one flower, in classes that differ little
 ``annotations`` VOC XML, ImageNet XML, COCO JSON and the ImageNet development kits
 ``packing``     image files, tar, zip and MAT-files of fixed bytes
-``imagenet``, ``coco``, ``openimages``, ``voc``, ``classification``
+``imagenet``, ``coco``, ``openimages``, ``voc``, ``occlusion``, ``classification``
                 the archives of each owner
 ``archives``    any choice of all archives, equal byte for byte for equal recipes
 

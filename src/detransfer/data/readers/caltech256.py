@@ -12,28 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
+from detransfer.data.options.caltech256 import Options
 from detransfer.data.readers.lists import image_files
-from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
 FOLDER = "256_ObjectCategories"
 CLASS_FOLDER = re.compile(r"(\d{3})\.(.+)")
 SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    train_per_class: int = Field(60, gt=0, description="training images a class")
-    eval_total: int | None = Field(
-        15187, gt=0, description="test images at most; null: all that are left (the official rest)"
-    )
-    seed: int = Field(0, ge=0, description="of the split")
 
 
 def read(root: Path, options: Options) -> Index:

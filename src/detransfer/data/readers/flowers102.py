@@ -11,47 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
-from detransfer.study import Strict
+from detransfer.data.matfile import read_mat
+from detransfer.data.options.flowers102 import Options
 
 SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
-# The files number the classes; the names in order of number are as torchvision lists them.
-# fmt: off
-OFFICIAL_CLASSES = (
-    "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea",
-    "english marigold", "tiger lily", "moon orchid", "bird of paradise", "monkshood",
-    "globe thistle", "snapdragon", "colt's foot", "king protea", "spear thistle", "yellow iris",
-    "globe-flower", "purple coneflower", "peruvian lily", "balloon flower",
-    "giant white arum lily", "fire lily", "pincushion flower", "fritillary", "red ginger",
-    "grape hyacinth", "corn poppy", "prince of wales feathers", "stemless gentian", "artichoke",
-    "sweet william", "carnation", "garden phlox", "love in the mist", "mexican aster",
-    "alpine sea holly", "ruby-lipped cattleya", "cape flower", "great masterwort", "siam tulip",
-    "lenten rose", "barbeton daisy", "daffodil", "sword lily", "poinsettia", "bolero deep blue",
-    "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion", "petunia",
-    "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura", "geranium",
-    "orange dahlia", "pink-yellow dahlia?", "cautleya spicata", "japanese anemone",
-    "black-eyed susan", "silverbush", "californian poppy", "osteospermum", "spring crocus",
-    "bearded iris", "windflower", "tree poppy", "gazania", "azalea", "water lily", "rose",
-    "thorn apple", "morning glory", "passion flower", "lotus", "toad lily", "anthurium",
-    "frangipani", "clematis", "hibiscus", "columbine", "desert-rose", "tree mallow", "magnolia",
-    "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss", "foxglove",
-    "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower",
-    "trumpet creeper", "blackberry lily",
-)
-# fmt: on
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    classes: tuple[str, ...] = Field(
-        OFFICIAL_CLASSES, min_length=1, description="names of all classes, in order of number"
-    )
 
 
 def read(root: Path, options: Options) -> Index:
@@ -105,14 +72,9 @@ def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
 
 def _numbers(path: Path, key: str) -> np.ndarray:
     """Return one variable of a MATLAB file as a vector of whole numbers."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; fetch it again")
-    try:
-        values = np.atleast_1d(np.squeeze(scipy.io.loadmat(path, variable_names=[key])[key]))
-        numbers = values.astype(np.int64)
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
-        raise InputError(f"{path}: has no readable variable {key!r} ({error})") from error
-    if numbers.ndim != 1 or not len(numbers) or not np.array_equal(numbers, values):
+    values = read_mat(path, key)
+    values = np.squeeze(values) if isinstance(values, np.ndarray) else np.empty((0, 0))
+    numbers = np.atleast_1d(values)
+    if numbers.ndim != 1 or not len(numbers) or not (numbers % 1 == 0).all():
         raise InputError(f"{path}: {key!r} should be a row of whole numbers")
-    return numbers
+    return numbers.astype(np.int64)

@@ -10,26 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
+from detransfer.data.options.image_folder import Options
 from detransfer.data.readers.lists import SUFFIXES, image_files, subfolders
-from detransfer.study import Strict, suggest
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    splits: tuple[str, ...] | None = Field(
-        None, min_length=1, description="folders of the splits; null: every folder"
-    )
-    classes: tuple[str, ...] | None = Field(
-        None,
-        min_length=1,
-        description="class folders to read, in order; null: all, the same ones in every split",
-    )
+from detransfer.study import suggest
 
 
 def read(root: Path, options: Options) -> Index:

@@ -8,26 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.io
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
-from detransfer.study import Strict
+from detransfer.data.matfile import read_mat
+from detransfer.data.options.imagenet_cls import Options
+from detransfer.data.readers.lists import image_files, read_lines, subfolders
 
 FIELDS = ("ILSVRC2012_ID", "WNID", "words", "num_children", "num_train_images")
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    devkit: str = Field(
-        "devkit/ILSVRC2012_devkit_t12/data", description="folder of meta.mat and the val labels"
-    )
 
 
 def read(root: Path, options: Options) -> Index:
@@ -58,24 +51,27 @@ def read(root: Path, options: Options) -> Index:
 
 def _synsets(path: Path) -> pd.DataFrame:
     """Return the leaf synsets of meta.mat in order of WNID, with the columns ``FIELDS``."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; extract the development kit")
+    rows = read_mat(path, "synsets")
     try:
-        table = scipy.io.loadmat(path, squeeze_me=True)["synsets"]
-        synsets = pd.DataFrame({field: list(np.atleast_1d(table[field])) for field in FIELDS})
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
-        raise InputError(f"{path}: not the synset table of ILSVRC 2012 ({error})") from error
+        synsets = pd.DataFrame([{field: _single(row[field]) for field in FIELDS} for row in rows])
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: not the synset table of ILSVRC 2012 ({error!r})") from error
+    if synsets.empty:
+        raise InputError(f"{path}: has no synsets")
     leaves = synsets[synsets["num_children"] == 0]
     if leaves.empty or not (leaves["WNID"].is_unique and leaves["ILSVRC2012_ID"].is_unique):
         raise InputError(f"{path}: has no leaf synsets, or two with one WNID or ILSVRC2012_ID")
     return leaves.sort_values("WNID", ignore_index=True)
 
 
+def _single(value: Any) -> Any:
+    """Return a text as it is, and the one number of an array as int."""
+    return value if isinstance(value, str) else int(value.item())
+
+
 def _train(root: Path, synsets: pd.DataFrame) -> pd.DataFrame:
     folder = root / "train"
-    _folder_exists(folder)
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    found = {path.name for path in subfolders(folder)}
     if unknown := sorted(found - set(synsets["WNID"])):
         raise InputError(f"{folder / unknown[0]}: not a class of meta.mat")
     tables = []
@@ -94,19 +90,15 @@ def _train(root: Path, synsets: pd.DataFrame) -> pd.DataFrame:
 
 def _val(root: Path, labels: Path, synsets: pd.DataFrame) -> pd.DataFrame:
     number = dict(zip(synsets["ILSVRC2012_ID"], synsets.index, strict=True))
-    try:
-        lines = labels.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{labels}: not readable ({error}); extract the development kit") from None
-    _folder_exists(root / "val")
+    lines = list(read_lines(labels, "list of labels"))
     paths = _images(root, "val")
     if not paths or len(paths) != len(lines):
         raise InputError(
             f"{root / 'val'}: has {len(paths)} images, but {labels.name} has {len(lines)} labels"
         )
     class_ids = []
-    for row, line in enumerate(lines, 1):
-        if not line.isdecimal() or int(line) not in number:
+    for row, line in lines:
+        if not line.isdecimal() or len(line) > 9 or int(line) not in number:
             raise InputError(f"{labels}: line {row}: {line!r} is not a class of meta.mat")
         class_ids.append(number[int(line)])
     return _table(paths, class_ids, "val")
@@ -120,10 +112,4 @@ def _images(root: Path, folder: str) -> list[str]:
     """Return the images of a folder in order of name, relative to the root."""
     if not (root / folder).is_dir():
         return []
-    names = (path.name for path in (root / folder).iterdir() if path.suffix == ".JPEG")
-    return [f"{folder}/{name}" for name in sorted(names)]
-
-
-def _folder_exists(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder; extract the archives first")
+    return [f"{folder}/{name}" for name in image_files(root / folder, (".jpeg",))]

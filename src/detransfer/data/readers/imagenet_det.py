@@ -18,41 +18,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_size
 from detransfer.data.index import OBJECT_TYPES, Index, empty_objects
-from detransfer.data.readers.faults import Faults, Policy
+from detransfer.data.matfile import read_mat
+from detransfer.data.options.imagenet_det import Options
+from detransfer.data.readers.faults import Faults
 from detransfer.data.readers.imagenet_xml import Box, BoxRules, read_boxes
 from detransfer.data.readers.lists import read_lines
-from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
 THREADS = 8  # files wait for the disk more than for the processor
 CLASSES = 200  # meta_det.mat lists them first; higher ids are their ancestors and descendants
 Edge = tuple[str, str]  # WNIDs: (parent, child)
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    images: str = Field("ILSVRC2013_DET_val", description="folder of the images")
-    annotations: str = Field("ILSVRC2013_DET_bbox_val", description="folder of the boxes")
-    devkit: str = Field("ILSVRC2014_devkit/data", description="folder of meta_det.mat")
-    blacklist: str | None = Field(
-        "ILSVRC2014_det_validation_blacklist.txt",
-        description="ambiguous (image, class) pairs, in `devkit`; null: none",
-    )
-    hierarchy: str = Field(
-        "wordnet.is_a.txt",
-        description="'<parent> <child>' a line, or ImageNet's structure_released.xml",
-    )
-    matching: str | None = Field(
-        None, description="'<WNID> <WNID of a DET class>' a line, instead of `hierarchy`"
-    )
-    on_bad_object: Policy = Field("fail", description="'fail', or 'drop' and count")
 
 
 def read(root: Path, options: Options) -> Index:
@@ -205,16 +184,20 @@ def read_classes(path: Path) -> pd.DataFrame:
     The field of the ids is called by the year of the kit (``ILSVRC2013_DET_ID``). Raises InputError
     for a file that is missing or not that table.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; extract the development kit")
+    synsets = read_mat(path, "synsets")
     try:
-        synsets = np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)["synsets"])
-        field = next(name for name in synsets.dtype.names or () if name.endswith("_DET_ID"))
-        rows = {int(row[field]): (str(row["WNID"]), str(row["name"])) for row in synsets}
-        count = len(synsets)
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
+        (field,) = (name for name in synsets[0] if name.endswith("_DET_ID"))
+        rows = {int(row[field].item()): (str(row["WNID"]), str(row["name"])) for row in synsets}
+    except (
+        LookupError,
+        StopIteration,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise InputError(f"{path}: not the synset table of ILSVRC DET ({error!r})") from error
+    count = len(synsets)
     chosen = [rows[number] for number in sorted(rows) if number <= CLASSES]
     wnids = [wnid for wnid, _ in chosen]
     ids = [number for number in sorted(rows) if number <= CLASSES]

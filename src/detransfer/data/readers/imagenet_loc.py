@@ -19,39 +19,21 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from tqdm import tqdm
 
 from detransfer.console import InputError
 from detransfer.data.images import image_size
 from detransfer.data.index import OBJECT_TYPES, Index
-from detransfer.data.readers.faults import Faults, Policy
+from detransfer.data.options.imagenet_loc import Options
+from detransfer.data.readers.faults import Faults
 from detransfer.data.readers.imagenet_xml import Box, BoxRules, read_boxes
 from detransfer.data.readers.lists import read_lines, read_names
-from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
 THREADS = 8  # files wait for the disk more than for the processor
 WNID = re.compile(r"n[0-9]{8}")
 ANNOTATION = re.compile(r"n[0-9]{8}_[0-9]+\.xml")
 LARGEST = 4000.0  # pixels; SNIPER (cvpr3k) lib/dataset/imagenet.py drops boxes beyond it
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    classes: str | None = Field(
-        None, description="file of WNIDs, one a line, in order of class_id; null: by min_images"
-    )
-    min_images: int = Field(
-        1, gt=0, description="without `classes`: images with a box that a class needs at least"
-    )
-    images: str = Field("images", description="folder with a folder of images a synset")
-    annotations: str = Field("annotations", description="folder of the boxes")
-    words: str = Field(
-        "words.txt", description="'<WNID> tab <words>' a line; names are WNIDs where it is absent"
-    )
-    on_bad_object: Policy = Field("drop", description="'drop' (as the authors do) or 'fail'")
 
 
 @dataclass
@@ -112,7 +94,7 @@ def read(root: Path, options: Options) -> Index:
 def read_words(path: Path) -> dict[str, str]:
     """Return the words of each synset in ImageNet's ``words.txt``; nothing where it is absent.
 
-    Raises InputError for a file that is not UTF-8 or has a line of another form.
+    Raises InputError for a file that is empty, not UTF-8 or has a line of another form.
     """
     if not path.is_file():
         log.info("%s: absent; classes are named by their WNIDs", path)
@@ -124,6 +106,8 @@ def read_words(path: Path) -> dict[str, str]:
             raise InputError(f"{path}: line {number}: expected '<WNID> tab <words>', got {line!r}")
         if words.setdefault(wnid, text.strip()) != text.strip():
             raise InputError(f"{path}: line {number}: {wnid} has two names")
+    if not words:
+        raise InputError(f"{path}: the list of words is empty")
     return words
 
 

@@ -14,27 +14,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import BOX, OBJECT_TYPES, Index
-from detransfer.data.readers.faults import Faults, Policy
+from detransfer.data.options.openimages import DIGITS, Digit, Options, Split
+from detransfer.data.readers.faults import Faults
 from detransfer.data.readers.openimages_classes import BOXABLE, Vocabulary, read_vocabulary
 from detransfer.data.readers.tables import Block, Kind, line_number, read_blocks
-from detransfer.study import Strict
 
 log = logging.getLogger(__name__)
-Split = Literal["train", "validation", "test"]
-Digit = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f"]
-DIGITS: tuple[Digit, ...] = (
-    *("0", "1", "2", "3", "4", "5", "6", "7"),
-    *("8", "9", "a", "b", "c", "d", "e", "f"),
-)
 SIDES = ("XMin", "YMin", "XMax", "YMax")
 FLAGS = {"IsTruncated": "truncated", "IsOccluded": "occluded", "IsGroupOf": "group_of"}
 BOX_COLUMNS: dict[str, Kind] = {
@@ -44,27 +37,6 @@ BOX_COLUMNS: dict[str, Kind] = {
     **dict.fromkeys((*FLAGS, "IsDepiction"), "flag"),
 }
 LABEL_COLUMNS: dict[str, Kind] = {"ImageID": "text", "LabelName": "text", "Confidence": "number"}
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    vocabulary: Literal[500, 601] = Field(
-        500, description="classes of the 2018 challenge (the paper), or all that have boxes"
-    )
-    expand_hierarchy: bool = Field(
-        False,
-        description="a box counts for the ancestors of its class too, as the challenge scores it; "
-        "off, because the detector's softmax gives each box one class and the paper counts each "
-        "of the 14.6 M boxes once",
-    )
-    drop_depictions: bool = Field(False, description="leave out drawings, toys and the like")
-    negatives: bool = Field(True, description="read which classes are verified to be absent")
-    splits: tuple[Split, ...] = Field(("train", "validation", "test"), min_length=1)
-    train_archives: tuple[Digit, ...] = Field(
-        DIGITS, min_length=1, description="training archives to use, by the digit in their name"
-    )
-    on_bad_object: Policy = Field("fail", description="'drop' leaves bad boxes and labels out")
 
 
 def read(root: Path, options: Options) -> Index:
@@ -123,14 +95,15 @@ def annotate(root: Path, options: Options, images: pd.DataFrame) -> Index:
 
 
 def _jpegs(root: Path, folder: str) -> list[str]:
-    """Return the paths of a folder's images in order; none where the folder is not there.
+    """Return the paths of a folder's images, but hidden ones, in order; none without the folder.
 
     A missing folder shows as soon as a box names one of its images.
     """
     if not (root / folder).is_dir():
         return []
     with os.scandir(root / folder) as entries:
-        names = sorted(e.name.removesuffix(".jpg") for e in entries if e.name.endswith(".jpg"))
+        found = [e.name for e in entries if e.name.endswith(".jpg") and not e.name.startswith(".")]
+        names = sorted(name.removesuffix(".jpg") for name in found)
     return [f"{folder}/{name}.jpg" for name in names]
 
 

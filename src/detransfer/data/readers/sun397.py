@@ -11,22 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
+from detransfer.data.options.sun397 import Options
 from detransfer.data.readers.lists import read_names
-from detransfer.study import Strict
 
 IMAGES = "SUN397"
 LISTS = {"train": "Training", "test": "Testing"}
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    partition: int = Field(1, ge=1, le=10, description="number of the official partition")
 
 
 def read(root: Path, options: Options) -> Index:

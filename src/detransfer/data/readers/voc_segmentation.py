@@ -11,30 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from tqdm import tqdm
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
 from detransfer.data.masks import read_mask
+from detransfer.data.options.voc import SUPERCLASS
+from detransfer.data.options.voc_segmentation import Options
 from detransfer.data.readers.lists import read_names
-from detransfer.data.readers.voc import OFFICIAL_CLASSES, SUPERCLASS, image_ids
-from detransfer.study import Strict
+from detransfer.data.readers.voc import image_ids
 
 BACKGROUND = "background"
 SBD = "benchmark_RELEASE/dataset"
 THREADS = 8
-
-
-class Options(Strict):
-    """What can be chosen."""
-
-    sbd: bool = Field(True, description="add SBD's images to the split `train`")
-    folder: str = Field("VOC2012", description="folder inside VOCdevkit")
-    classes: tuple[str, ...] = Field(
-        OFFICIAL_CLASSES, min_length=1, description="names of mask values 1, 2, ..., in order"
-    )
 
 
 def read(root: Path, options: Options) -> Index:

@@ -1,0 +1,42 @@
+"""Train a region proposal network for a few epochs and let it propose on the training images.
+
+What it takes for objects where there are none becomes negative chips of the detector's training by
+the same recipe. Writes proposals.parquet. Started again after an interruption it goes on from its
+last checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detransfer.console import InputError, run
+from detransfer.detection.detector import Detector
+from detransfer.detection.mining import propose
+from detransfer.detection.proposals import write_proposals
+from detransfer.detection.train import chip_epochs
+from detransfer.recipes import DetectionRecipe
+from detransfer.study import load_recipe_file
+from detransfer.training import train
+from detransfer.training_run import open_job, training_arguments
+
+
+def main() -> None:
+    arguments = training_arguments(str(__doc__)).parse_args()
+    recipe = load_recipe_file(arguments.recipe, DetectionRecipe)
+    negatives = recipe.chips.negatives
+    if negatives is None:
+        raise InputError(f"{arguments.recipe}: has no chips.negatives, so nothing is to be mined")
+    job = open_job(arguments, Path(__file__))
+    detector = Detector(job.backbone(0, recipe.backbone), None, recipe)
+    chips = chip_epochs(job.index, recipe.chips, detector.backbone, job.run.seed)
+    training = recipe.training.model_copy(update={"epochs": negatives.rpn_epochs})
+    train(detector, chips, training, job.run)
+    found = propose(
+        detector, job.index, recipe.chips.scales, negatives, job.run.device, job.run.workers
+    )
+    write_proposals(arguments.output / "proposals.parquet", found, job.index.digest())
+    job.drop_checkpoint()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Pictures of images with what networks make of them."""
