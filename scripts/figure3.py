@@ -25,8 +25,9 @@ from detransfer.data.masks import VOID, mask_paths, read_mask, resize_labels
 from detransfer.files import atomic
 from detransfer.report.metrics import check_comparable, read_metrics
 from detransfer.report.tables import write_table
+from detransfer.segmentation.by_distance import read_confusion
 from detransfer.segmentation.predictions import Predictions
-from detransfer.segmentation.scores import mean_iou, read_confusion
+from detransfer.segmentation.scores import mean_iou
 
 DESCRIPTION = """\
 Figure 3: segmentations after a pre-training on detection and after the one it started from: image,

@@ -12,7 +12,8 @@ from detransfer.console import InputError, run
 from detransfer.report.bootstrap import Scores, estimate, resamples
 from detransfer.report.metrics import runs_in
 from detransfer.report.tables import write_table
-from detransfer.segmentation.scores import iou, read_confusion
+from detransfer.segmentation.by_distance import read_confusion
+from detransfer.segmentation.scores import iou
 
 DESCRIPTION = """\
 The classes of Table 4: one row for the IoU of each class and pre-training, in percent, and one for

@@ -22,9 +22,11 @@ from detransfer.data.index import Index, read_index, write_index
 from detransfer.data.masks import VOID, encode_mask, read_mask, resize_labels
 from detransfer.recipes import ResizeRecipe
 from detransfer.report.metrics import read_metrics
+from detransfer.segmentation.by_distance import read_confusion, trimap
+from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.predictions import Predictions, write_predictions
-from detransfer.segmentation.scores import class_counts, mean_iou, read_confusion, trimap
-from detransfer.segmentation.trimap import confusion, narrowest_trimap
+from detransfer.segmentation.scores import class_counts, mean_iou
+from detransfer.segmentation.trimap import narrowest_trimap
 from tests.segmentation.scenes import CLASSES, TINY, write_scenes
 
 RECIPE: dict[str, Any] = {

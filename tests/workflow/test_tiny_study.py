@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("t
 
 PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
 RUNS = len(PRETRAININGS)  # of each target: one seed
+SEGMENTED = ("random", "imagenet_cls", "coco")  # as in the demo
 FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
 CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
@@ -37,16 +38,16 @@ WORLD = {
     "image_size": 64,
     "imagenet_cls": {"classes": 4, "train": 6, "val": 2},
     "coco": {"classes": 3, "train": 12, "val": 2},
-    "voc": {"classes": len(CLASSES), "trainval2007": 8, "trainval2012": 4, "test2007": 8},
+    "voc": {"classes": len(CLASSES), "trainval2007": 8, "trainval2012": 4, "test2007": 8, "sbd": 4},
     "caltech": {"classes": 3, "images": 14},
 }
 EVERYTHING = {
     "render_world": 1,
-    "fetch": 11,
-    "extract": 4,
-    "index": 4,
+    "fetch": 12,
+    "extract": 5,
+    "index": 5,
     "occlusion_labels": 1,
-    "check_dataset": 4,
+    "check_dataset": 5,
     "describe_dataset": 4,
     "import_backbone": 1,
     "pretrain_classifier": 1,
@@ -60,14 +61,21 @@ EVERYTHING = {
     "detect": RUNS,
     "evaluate_detections": RUNS,
     "diagnose_detections": RUNS,
+    "finetune_segmenter": len(SEGMENTED),
+    "segment": len(SEGMENTED),
+    "evaluate_segmentation": len(SEGMENTED),
     "finetune_classifier": RUNS,
     "classify": RUNS,
     "table1": 1,
     "table2": 1,
     "table3": 1,
+    "table4": 1,
+    "table4_classes": 1,
     "table5": 1,
     "figure1": 1,
     "figure2": 1,
+    "figure3": 1,
+    "figure4": 1,
     "diagnosis": 1,
     "pretraining_quality": 1,
     "all": 1,
@@ -75,6 +83,8 @@ EVERYTHING = {
 QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
 SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "figure2": 1, "all": 1}
 DIAGNOSIS = {"diagnose_detections": RUNS, "table3": 1, "diagnosis": 1, "figure2": 1, "all": 1}
+SEGMENTATION = {"evaluate_segmentation": len(SEGMENTED), "table4": 1, "table4_classes": 1,
+                "figure3": 1, "figure4": 1, "all": 1}  # fmt: skip
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
 
 
@@ -94,6 +104,7 @@ def write_configuration(folder: Path) -> None:
     content["described"] = ["imagenet_cls", "coco", "voc_detection", "caltech256"]
     content["datasets"] = {
         "voc_detection": {"options": {"classes": list(CLASSES)}},
+        "voc_segmentation": {"options": {"classes": list(CLASSES)}},
         "caltech256": {"options": {"train_per_class": 10, "eval_total": None}},
     }
     (folder / "config" / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -111,7 +122,9 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["training"].update(
             epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
         )
-    if "images" in recipe:
+    if recipe["task"] == "segmentation":
+        recipe["images"].update(short=64, long=64)
+    elif "images" in recipe:
         recipe["images"].update(size=64, resize=64)
     if "chips" in recipe:
         recipe["chips"].update(size=64, stride=[16, 24], scales=[{"factor": 1.0}])
@@ -168,8 +181,9 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    figures = {f"{name}.{form}" for name in ("figure1", "figure2", "diagnosis") for form in FORMS}
-    tables = {"pretraining.csv", *(f"table{number}.csv" for number in (1, 2, 3, 5))}
+    drawn = (*(f"figure{number}" for number in (1, 2, 3, 4)), "diagnosis")
+    figures = {f"{name}.{form}" for name in drawn for form in FORMS}
+    tables = {"pretraining.csv", "table4_classes.csv", *(f"table{n}.csv" for n in (1, 2, 3, 4, 5))}
     assert made == tables | figures | {"world.png"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
@@ -195,7 +209,7 @@ def test_figure1_is_drawn_from_nine_overlaps_of_every_pretraining(tiny: Checkout
     assert set(zip(ours["run"], ours["iou"], strict=True)) == {
         (run, tenth / 10) for run in PRETRAININGS for tenth in range(1, 10)
     }
-    for name in ("figure1.png", "figure2.png", "world.png"):
+    for name in ("figure1.png", "figure2.png", "figure3.png", "figure4.png", "world.png"):
         with Image.open(folder / name) as picture:
             picture.load()
             assert min(picture.size) > 300
@@ -213,16 +227,35 @@ def test_the_error_analysis_stands_by_occlusion(tiny: Checkout) -> None:
     assert set(joined["run"]) == set(PRETRAININGS) and set(CLASSES) < set(joined["class"])
 
 
+def test_segmentation_is_tabulated_and_drawn(tiny: Checkout) -> None:
+    folder = tiny.folder / "results" / "tiny"
+    table = pd.read_csv(folder / "table4.csv")
+    ours = table[table["n"] > 0]
+    metrics = ("mIoU", "mIoU_resized")
+    assert set(zip(ours["run"], ours["metric"], strict=True)) == {
+        (run, metric) for run in SEGMENTED for metric in metrics
+    }
+    assert ours["mean"].between(0, 100).all() and (ours["images"] == 2).all()
+    assert table["run"].tolist()[0] == "dcnv1"  # which the paper cites
+    classes = pd.read_csv(folder / "table4_classes.csv")
+    assert set(classes["class"]) == {"background", *CLASSES}
+    assert set(classes["baseline"].dropna()) == {"imagenet_cls"}
+    chosen = pd.read_csv(folder / "figure3.csv")
+    assert set(chosen["run"]) == {"coco"} and (chosen["candidates"] == 2).all()
+    curves = pd.read_csv(folder / "figure4.csv")
+    assert set(curves["run"]) == set(SEGMENTED) and set(curves["width"]) == set(range(1, 41))
+
+
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
     files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
-    assert len(files) == 2 * RUNS
+    assert len(files) == 2 * RUNS + len(SEGMENTED)
     runs = {str(file.parent.relative_to(tiny.folder / "results/tiny")): file for file in files}
     starts: dict[str, set[Any]] = {name: set() for name in PRETRAININGS}
     for place, file in runs.items():
         run = read_metrics(file)
         assert str(run.run) == place
         starts[run.run.pretraining].add(run.provenance["start_digest"])
-    # Both targets of a pre-training start from the same file, and the files all differ.
+    # All targets of a pre-training start from the same file, and the files all differ.
     assert [len(digests) for digests in starts.values()] == [1] * RUNS
     assert len(set.union(*starts.values())) == RUNS
 
@@ -238,6 +271,9 @@ def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
         assert tiny.plan(*WORDS) == CLASSIFICATION
     with edited(recipes / "evaluate_voc_detection.yaml"):
         assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING, **DIAGNOSIS}
+    with edited(recipes / "finetune_voc_segmentation.yaml"):
+        runs = len(SEGMENTED)
+        assert tiny.plan(*WORDS) == {"finetune_segmenter": runs, "segment": runs, **SEGMENTATION}
     assert tiny.plan(*WORDS) == {}  # the old content is back
 
 
@@ -253,21 +289,35 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
         assert tiny.plan(*WORDS) == {"figure1": 1, "all": 1}
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
         assert tiny.plan(*WORDS) == DIAGNOSIS
+    with edited(tiny.folder / "src/detransfer/segmentation/trimap.py"):
+        assert tiny.plan(*WORDS) == SEGMENTATION
 
 
 def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     """index.py loads its reader by name; of all readers only the data set's own counts."""
-    with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
+    with edited(tiny.folder / "src/detransfer/data/readers/voc_segmentation.py"):
+        runs = len(SEGMENTED)
         assert tiny.plan(*WORDS) == {
             "index": 1,
-            "occlusion_labels": 1,
             "check_dataset": 1,
+            "finetune_segmenter": runs,
+            "segment": runs,
+            **SEGMENTATION,
+        }
+    with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
+        assert tiny.plan(*WORDS) == {
+            "index": 2,  # the reader of segmentation takes VOC's classes from there
+            "occlusion_labels": 1,
+            "check_dataset": 2,
             "describe_dataset": 1,
             "table1": 1,
             "finetune_detector": RUNS,
             "detect": RUNS,
             **SCORING,
             **DIAGNOSIS,
+            "finetune_segmenter": len(SEGMENTED),
+            "segment": len(SEGMENTED),
+            **SEGMENTATION,
         }
 
 
@@ -310,7 +360,7 @@ def test_the_code_of_a_step_makes_stale_all_that_it_made(tiny: Checkout) -> None
             assert tiny.plan(*WORDS) == after, file
     for file in ("scripts/index.py", "src/detransfer/data/fingerprint.py"):
         with edited(tiny.folder / file):
-            assert {"extract": 4, **tiny.plan(*WORDS)} == after, file
+            assert {"extract": 5, **tiny.plan(*WORDS)} == after, file
 
 
 def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
@@ -333,8 +383,9 @@ def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
             continue  # of a target that the study does not have
         words = re.split(r"{{.*?}}|\*", caption.read_text().partition("\n")[0])
         assert max(words, key=len) in report, caption.name
-    tables = [f"table{number}.csv" for number in (1, 2, 3, 5)]
-    for name in (*tables, "pretraining.csv", "figure1.png", "figure2.png", "diagnosis.png"):
+    tables = [f"table{number}.csv" for number in (1, 2, 3, 4, 5)]
+    figures = [f"figure{number}.png" for number in (1, 2, 3, 4)]
+    for name in (*tables, *figures, "table4_classes.csv", "pretraining.csv", "diagnosis.png"):
         assert f"results/tiny/{name}" in report
     assert ", ".join(PRETRAININGS) in report  # filled into the description of the study
 
