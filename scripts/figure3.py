@@ -209,7 +209,7 @@ def draw_block(block: plt.Figure, pair: Pair, chosen: pd.DataFrame) -> None:
         views = [example.image, *(painted(example.image, mask, colours) for mask in masks)]
         for axes, view in zip(grid[:, column], [*views, difference(example)], strict=True):
             axes.imshow(view, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[], anchor="N")
             sns.despine(ax=axes, left=True, bottom=True)
         grid[0, column].set_title(f"{row.chosen_as}\n{row.gain:+.1f} points")
     names = ("image", "truth", baseline_name, run_name, "difference")
