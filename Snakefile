@@ -18,6 +18,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/classification.smk"
+include: "workflow/rules/features.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -432,12 +432,37 @@ def load_recipes(study: Study) -> dict[str, Strict]:
     recipes = {
         stage: load_recipe_file(study.recipe(stage), model) for stage, model in wanted.items()
     }
+    for stage, recipe in recipes.items():
+        _check_stage(study.recipe(stage), stage, recipe)
+    grouped = any(superclasses(recipe) > 1 for recipe in recipes.values())
+    further = {"features": FeatureRecipe} if grouped or study.targets_of("classification") else {}
+    if study.targets_of("classification"):
+        further["probe"] = ProbeRecipe
+    for stage, model in further.items():
+        recipes[stage] = load_recipe_file(study.recipe(stage), model)
     for name in study.targets_of("detection"):
         evaluation = recipes[f"evaluate_{name}"]
         assert isinstance(evaluation, InferenceRecipe)
         if isinstance(evaluation.metric, VocRecipe):
             _check_thresholds(study.recipe(f"evaluate_{name}"), evaluation.metric)
     return recipes
+
+
+def superclasses(recipe: Strict) -> int:
+    """Return into how many super-classes a recipe groups the classes; 1 where it groups none."""
+    grouped = isinstance(recipe, DetectionRecipe) and isinstance(recipe.head, Rfcn3000Recipe)
+    return recipe.head.superclasses if grouped else 1  # type: ignore[attr-defined]
+
+
+def _check_stage(path: Path, stage: str, recipe: Strict) -> None:
+    """Raise InputError for what only a pre-training, or only a fine-tuning, can have."""
+    if stage.startswith("finetune_") and superclasses(recipe) > 1:
+        raise InputError(
+            f"{path}: head.superclasses: only a pre-training's classes are clustered; give 1"
+        )
+    searching = isinstance(recipe, ClassificationRecipe) and recipe.search is not None
+    if stage.startswith("pretrain_") and searching:
+        raise InputError(f"{path}: search: is for targets; a pre-training takes one rate as given")
 
 
 def _check_thresholds(path: Path, recipe: VocRecipe) -> None:

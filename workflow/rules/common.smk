@@ -17,7 +17,7 @@ from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
-from detransfer.recipes import load_recipes
+from detransfer.recipes import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study
 
 try:
@@ -35,6 +35,7 @@ ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.arc
 TRAINED = [*STUDY.trained, *STUDY.matched]
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
 DETECTORS = [name for name, given in STUDY.trained.items() if given.kind == "detection"]
+GROUPED = [name for name in DETECTORS if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
 
 
 def one_of(names):
@@ -188,6 +189,18 @@ def with_proposals(wildcards, input):
     return f"--proposals {input.proposals}" if input.proposals else ""
 
 
+def source_superclasses(wildcards):
+    """The super-classes that a detection pre-training detects, where its recipe asks for any."""
+    name = wildcards.pretraining
+    return RESULTS / "pretraining" / name / "superclasses.csv" if name in GROUPED else []
+
+
+def with_superclasses(wildcards, input):
+    """The options of a detector's pre-training that name further files, where there are any."""
+    more = with_proposals(wildcards, input)
+    return f"{more} --superclasses {input.superclasses}" if input.superclasses else more
+
+
 def given_weights(wildcards):
     """The options of import_backbone.py that say where the weights come from."""
     given = STUDY.pretrainings[wildcards.pretraining]
@@ -207,6 +220,31 @@ def given_file(wildcards):
 
 def backbone(pretraining):
     return RESULTS / "pretraining" / pretraining / "backbone.safetensors"
+
+
+def frozen(pretraining):
+    """The weights that features are taken from: of a training the model, with its offsets."""
+    name = "model" if pretraining in TRAINED else "backbone"
+    return RESULTS / "pretraining" / pretraining / f"{name}.safetensors"
+
+
+def features(dataset, pretraining):
+    return RESULTS / "features" / dataset / pretraining
+
+
+def recorded_splits(wildcards):
+    """The options that say of which images features are recorded: a target's test images too."""
+    dataset = DATASETS[wildcards.dataset]
+    probed = {target.dataset for target in STUDY.targets_of("classification").values()}
+    test = [f"--eval-split {dataset.eval_split}"] if wildcards.dataset in probed else []
+    return " ".join(["--splits", *dataset.train_splits, *test])
+
+
+def recorded_layers(dataset, pretraining):
+    """The layers that are recorded: Conv5, and for Table 7 those of a detector's head."""
+    probed = [target.dataset for target in STUDY.targets_of("classification").values()]
+    every = pretraining in DETECTORS and dataset in probed[:1]
+    return ["conv5", *(RECIPES[f"pretrain_{pretraining}"].head.layers if every else ())]
 
 
 def runs(task, file, metric=None):
