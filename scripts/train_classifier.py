@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from detransfer.classification.evaluate import accuracy, predict
+from detransfer.classification.accuracy import accuracy
+from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, labelled_images
 from detransfer.console import run
 from detransfer.recipes import ClassificationRecipe

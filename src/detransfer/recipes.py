@@ -435,11 +435,10 @@ def load_recipes(study: Study) -> dict[str, Strict]:
     for stage, recipe in recipes.items():
         _check_stage(study.recipe(stage), stage, recipe)
     grouped = any(superclasses(recipe) > 1 for recipe in recipes.values())
-    further = {"features": FeatureRecipe} if grouped or study.targets_of("classification") else {}
+    if grouped or study.targets_of("classification"):
+        recipes["features"] = load_recipe_file(study.recipe("features"), FeatureRecipe)
     if study.targets_of("classification"):
-        further["probe"] = ProbeRecipe
-    for stage, model in further.items():
-        recipes[stage] = load_recipe_file(study.recipe(stage), model)
+        recipes["probe"] = load_recipe_file(study.recipe("probe"), ProbeRecipe)
     for name in study.targets_of("detection"):
         evaluation = recipes[f"evaluate_{name}"]
         assert isinstance(evaluation, InferenceRecipe)
