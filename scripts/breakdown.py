@@ -1,8 +1,9 @@
-"""Accuracy of frozen features by the size of the image, and of its objects where boxes are known."""
+"""Accuracy of frozen features by the size of the image, and of its objects where they are known."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from detransfer.report.metrics import RunMetrics, check_comparable, read_metrics
 from detransfer.report.tables import write_table
 
 DESCRIPTION = """\
-Accuracy of frozen features by the size of the image, and of its objects where boxes are known.
+Accuracy of frozen features by the size of the image, and of its objects where they are known.
 
 One row for each target, run (pre-training) and group of test images: by image_size (square root of
 the area in pixels, in quarters of the test images), by object_share (the largest object's, square
@@ -81,7 +82,7 @@ def groups(metrics: RunMetrics, predictions: Path, index: Index) -> Iterator[dic
     for by, values in traits(index).items():
         borders = edges(by, values)
         place = np.digitize(values[row], borders[1:-1])
-        for number, (low, high) in enumerate(zip(borders[:-1], borders[1:], strict=True)):
+        for number, (low, high) in enumerate(itertools.pairwise(borders)):
             inside = right[(place == number) & ~np.isnan(values[row])]
             if len(inside):
                 yield {

@@ -68,10 +68,8 @@ def main() -> None:
         table[name] = table[name].astype("Int64")
     table["difference"] = table["mean"] - table["published"]
     # Each head from its entrance to its exit: the order in which the runs are given.
-    order = list(dict.fromkeys([*published["feature"], *layers]))
-    if set(layers) - set(published["feature"]):
-        order = list(dict.fromkeys([*layers, *published["feature"]]))
-    place = {name: number for number, name in enumerate(order)}
+    names = dict.fromkeys([*layers, *published["feature"]])
+    place = {name: number for number, name in enumerate(names)}
     keys = pd.DataFrame(
         {
             "target": table["target"].fillna(""),
@@ -80,7 +78,8 @@ def main() -> None:
             "metric": table["metric"].map(METRICS.index),
         }
     )
-    write_table(arguments.output, table.loc[keys.sort_values(list(keys)).index, COLUMNS])
+    order = keys.sort_values(["target", "run", "feature", "metric"]).index
+    write_table(arguments.output, table.reindex(order)[COLUMNS])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ use rule pretrain_classifier as finetune_classifier with:
         unpack(target_index),
         start=lambda wildcards: backbone(wildcards.pretraining),
         recipe=target_recipe("finetune"),
+        search=target_search,
         architecture=STUDY.backbone.file or [],
         code=code("train_classifier"),
     output:
@@ -28,6 +29,31 @@ use rule pretrain_classifier as finetune_classifier with:
         seed="{seed}",
         state=str(STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
+        more=lambda wildcards, input: f"--search {input.search}" if input.search else "",
+
+
+# Once for each pre-training, by the study's first seed: every one gets the same budget.
+use rule finetune_classifier as search_classifier with:
+    input:
+        unpack(target_index),
+        start=lambda wildcards: backbone(wildcards.pretraining),
+        recipe=target_recipe("finetune"),
+        architecture=STUDY.backbone.file or [],
+        code=code("search_classifier"),
+    output:
+        RESULTS / "classification" / "{target}" / "{pretraining}" / "search.csv",
+    log:
+        LOGS / "search_classifier" / "{target}" / "{pretraining}.log",
+    benchmark:
+        TIMES / "search_classifier" / "{target}" / "{pretraining}.tsv"
+    params:
+        program="search_classifier",
+        gpu=STUDY.resources.train.gpu,
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        seed=STUDY.seeds[0],
+        state=str(STATE / "search" / "{target}" / "{pretraining}"),
+        folder=subpath(output[0], parent=True),
         more="",
 
 
@@ -66,3 +92,50 @@ rule classify:
         "--pretraining {wildcards.pretraining} --target {wildcards.target} "
         "--dataset {params.dataset} --seed {wildcards.seed} "
         "--predictions {output.predictions} --output {output.metrics} 2> {log}"
+
+
+# Linear probes of frozen features (Tables 6 and 7); of Conv5 with few images and neighbours too.
+PROBE = RESULTS / "probe" / "{layer}" / "{target}" / "{pretraining}" / "seed{seed}"
+
+
+rule probe:
+    input:
+        unpack(target_index),
+        features=lambda wildcards: features(
+            STUDY.targets[wildcards.target].dataset, wildcards.pretraining
+        ),
+        weights=lambda wildcards: frozen(wildcards.pretraining),
+        recipe=STUDY.recipe("probe"),
+        code=code("probe"),
+    output:
+        metrics=PROBE / "metrics.json",
+        predictions=PROBE / "predictions.parquet",
+        classes=PROBE / "classes.csv",
+        path=PROBE / "path.csv",
+        weights=PROBE / "probe.safetensors",
+    log:
+        LOGS / "probe" / "{layer}" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "probe" / "{layer}" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        layer=one_of(LAYERS),
+        target=one_of(PROBED),
+    conda:
+        "../../envs/torch.yaml"
+    threads: STUDY.resources.predict.threads
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
+        curves=lambda wildcards: "--curves" if wildcards.layer == "conv5" else "",
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "python scripts/probe.py --features {input.features} --layer {wildcards.layer} "
+        "--weights {input.weights} --index {params.index} --splits {params.splits} "
+        "--eval-split {params.split} --recipe {input.recipe} {params.curves} "
+        "--threads {threads} --pretraining {wildcards.pretraining} --target {wildcards.target} "
+        "--dataset {params.dataset} --seed {wildcards.seed} --output {params.folder} 2> {log}"

@@ -38,6 +38,15 @@ DETECTORS = [name for name, given in STUDY.trained.items() if given.kind == "det
 GROUPED = [name for name in DETECTORS if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
 
 
+# Targets whose frozen features are probed: those of classification (Table 7: the first), and the
+# first of detection, whose images show how large and how many their objects are.
+CLASSIFIED = [*STUDY.targets_of("classification")]
+LAYERS = ["conv5"] + [
+    layer for name in DETECTORS for layer in RECIPES[f"pretrain_{name}"].head.layers
+]
+PROBED = [*CLASSIFIED, *[*STUDY.targets_of("detection")][:1]] if CLASSIFIED else []
+
+
 def one_of(names):
     """The constraint that a wildcard is one of a closed set of names."""
     return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
@@ -133,6 +142,13 @@ def target_dataset(wildcards):
 def target_recipe(stage):
     """An input function: the recipe of a stage for the target in the wildcards."""
     return lambda wildcards: STUDY.recipe(f"{stage}_{wildcards.target}")
+
+
+def target_search(wildcards):
+    """What a pre-training's search of rate and decay found, where the recipe searches."""
+    searching = RECIPES[f"finetune_{wildcards.target}"].search
+    folder = RESULTS / "classification" / wildcards.target / wildcards.pretraining
+    return folder / "search.csv" if searching else []
 
 
 def published_checksum(wildcards):
@@ -235,15 +251,15 @@ def features(dataset, pretraining):
 def recorded_splits(wildcards):
     """The options that say of which images features are recorded: a target's test images too."""
     dataset = DATASETS[wildcards.dataset]
-    probed = {target.dataset for target in STUDY.targets_of("classification").values()}
+    probed = {STUDY.targets[name].dataset for name in PROBED}
     test = [f"--eval-split {dataset.eval_split}"] if wildcards.dataset in probed else []
     return " ".join(["--splits", *dataset.train_splits, *test])
 
 
 def recorded_layers(dataset, pretraining):
     """The layers that are recorded: Conv5, and for Table 7 those of a detector's head."""
-    probed = [target.dataset for target in STUDY.targets_of("classification").values()]
-    every = pretraining in DETECTORS and dataset in probed[:1]
+    first = [STUDY.targets[name].dataset for name in PROBED[:1]]
+    every = pretraining in DETECTORS and dataset in first
     return ["conv5", *(RECIPES[f"pretrain_{pretraining}"].head.layers if every else ())]
 
 
@@ -254,6 +270,32 @@ def runs(task, file, metric=None):
         for target in STUDY.targets_of(task)
         if metric is None or metric_of(target) == metric
         for pretraining in STUDY.fine_tuned(target)
+        for seed in STUDY.seeds
+    ]
+
+
+def probes(layer, targets):
+    """The metrics of every probe of a layer on some targets."""
+    return [
+        RESULTS / "probe" / layer / target / pretraining / f"seed{seed}" / "metrics.json"
+        for target in targets
+        for pretraining in STUDY.fine_tuned(target)
+        for seed in STUDY.seeds
+        if layer in recorded_layers(STUDY.targets[target].dataset, pretraining)
+    ]
+
+
+def head_probes():
+    """The metrics of every probe of a detector's layers (Table 7), a detector after the other."""
+    layers = {
+        name: recorded_layers(STUDY.targets[PROBED[0]].dataset, name)
+        for name in DETECTORS
+        if name in STUDY.fine_tuned(PROBED[0])
+    }
+    return [
+        RESULTS / "probe" / layer / PROBED[0] / name / f"seed{seed}" / "metrics.json"
+        for name, own in layers.items()
+        for layer in own
         for seed in STUDY.seeds
     ]
 
@@ -274,7 +316,10 @@ def tables_and_figures():
         made += ["coco_finetuning.csv"]
     if DETECTORS:
         made += ["pretraining.csv"]
-    if STUDY.targets_of("classification"):
-        made += ["table5.csv"]
+    if CLASSIFIED:
+        made += ["table5.csv", "table6.csv", "breakdown.csv"]
+        made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
+        made += ["table7.csv"] if head_probes() else []
     metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")
+    metrics += probes("conv5", PROBED) + (head_probes() if CLASSIFIED else [])
     return [RESULTS / name for name in made] + metrics
