@@ -26,6 +26,7 @@ localrules:
     all,
     table1,
     table2,
+    table3,
     table5,
     table6,
     table7,
@@ -34,6 +35,7 @@ localrules:
     coco_finetuning,
     pretraining_quality,
     figure1,
+    diagnosis,
 
 
 rule all:

@@ -35,6 +35,7 @@ from detransfer.study import load_recipe_file
 from detransfer.weights import read_header
 
 REPOSITORY = Path(__file__).parents[1]
+SCORING = {"metric", "diagnosis", "batch_size", "training_images"}  # what no detection depends on
 
 
 def parse() -> argparse.Namespace:
@@ -69,8 +70,7 @@ class Score:
 
 def score(index: Index, path: Path, recipe: VocRecipe | CocoRecipe | OpenImagesRecipe) -> Score:
     """Score the detections in a file on the images of ``index`` by the recipe's metric."""
-    detections = read_detections(path, set(index.images["image_id"]))
-    check_classes(path, detections, index)
+    detections = read_detections(path, set(index.images["image_id"]), len(index.classes))
     if not (~index.objects[["difficult", "crowd"]].any(axis=1)).any():
         raise InputError(f"{index.root}: no object of these splits counts, so there is no AP")
     if isinstance(recipe, VocRecipe):
@@ -114,16 +114,6 @@ def headline(score: Score) -> float:
     return next(m.value for m in score.metrics if m.name in ("mAP@0.5", "AP@0.5"))
 
 
-def check_classes(path: Path, detections: pd.DataFrame, index: Index) -> None:
-    """Raise InputError for a detection of a class that the data set does not have."""
-    highest = detections["class_id"].max() if len(detections) else -1
-    if highest >= len(index.classes):
-        raise InputError(
-            f"{path}: has detections of class {highest}, but {index.root} has only "
-            f"{len(index.classes)} classes; detect on this data set again"
-        )
-
-
 def read_run(fit: Path, model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the content of fit.json and the header of the model; raises InputError."""
     header = read_header(model)
@@ -162,9 +152,7 @@ def main() -> None:
             "evaluation_split": arguments.split,
             "training_data": header["data_digest"],
             "training_recipe": header["recipe_digest"],
-            "inference": recipe.model_dump_json(
-                exclude={"metric", "batch_size", "training_images"}
-            ),
+            "inference": recipe.model_dump_json(exclude=SCORING),
             "metric": recipe.metric.model_dump_json(),
         },
         provenance=provenance(

@@ -388,6 +388,14 @@ class OpenImagesRecipe(Strict):
     kind: Literal["open_images"] = Field(description="which metric")
 
 
+class DiagnosisRecipe(Strict):
+    """The error analysis of detections (Hoiem et al., ECCV 2012)."""
+
+    similar_classes: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="sets of classes that are taken for each other; null: of one superclass"
+    )
+
+
 class InferenceRecipe(Strict):
     """How a detector is run and scored."""
 
@@ -407,6 +415,7 @@ class InferenceRecipe(Strict):
     metric: Annotated[VocRecipe | CocoRecipe | OpenImagesRecipe, Field(discriminator="kind")] = (
         Field(description="VOC's, COCO's or Open Images' average precision")
     )
+    diagnosis: DiagnosisRecipe = DiagnosisRecipe()
 
     @model_validator(mode="after")
     def _scales_meet(self) -> InferenceRecipe:

@@ -143,6 +143,9 @@ class DatasetChange(Strict):
     )
     train_splits: tuple[Plain, ...] | None = Field(None, description="splits to train on")
     eval_split: Plain | None = Field(None, description="split to evaluate on")
+    occlusion: Plain | None = Field(
+        None, description="archive or folder with occlusion levels of `eval_split`; null: none"
+    )
     options: dict[str, Any] = Field({}, description="options of the reader, over the catalog's")
 
 

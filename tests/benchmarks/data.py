@@ -33,8 +33,9 @@ from torchvision.transforms.v2.functional import resize
 from detransfer.data.decoding import decode
 from detransfer.data.index import read_index, write_index
 from detransfer.data.readers import coco, openimages, voc
-from detransfer.detection.chips import Chip, ChipPlan, ChipScale, image_chips
-from detransfer.detection.train import cut, scenes
+from detransfer.detection.chip_planner import BoxLists, plan_chips
+from detransfer.detection.chips import Chip, ChipPlan, ChipScale, show
+from detransfer.detection.train import ChipDataset, cut, scenes
 
 OPENIMAGES = {"train": (1_743_042, 14_610_229, 9_000_000), "validation": (41_620, 204_621, 500_000),
               "test": (125_436, 625_282, 1_500_000)}  # images, boxes, verified labels  # fmt: skip
@@ -234,14 +235,14 @@ def read_voc(folder: Path) -> int:
 
 
 def first_sample(folder: Path) -> int:
-    """Open the index, choose the split, take the scene in the middle and cut its chips."""
+    """Open the index, choose the split, take the scenes in the middle and cut their chips."""
     index = read_index(folder / "index/openimages")
     images = scenes(index.split("train"))
-    scene = images[len(images) // 2]
+    middle = images.part(slice(len(images) // 2, len(images) // 2 + 3))
+    dataset = ChipDataset(middle, PLAN, torch.zeros(3, dtype=torch.uint8), 0, 0)
     pixels = decode(folder / "photos/0.jpg")  # of the size that the index states
-    rng = np.random.default_rng(0)
-    for chip in image_chips(scene.boxes, *scene.size, PLAN, rng, scene.ignored):
-        cut(pixels, chip)
+    for number in range(len(dataset)):
+        cut(pixels, dataset.chip(number)[2])
     return len(index.objects)
 
 
@@ -252,12 +253,21 @@ def digest(folder: Path) -> int:
 
 def chips(folder: Path) -> list[tuple[Path, Chip]]:
     """Return the chips of photos with a few boxes of all sizes, four photos after each other."""
-    rng, found = np.random.default_rng(0), []
-    for path in sorted((folder / "photos").iterdir()):
-        side = np.exp(rng.uniform(np.log(16), np.log(600), (6, 1)))
-        corner = rng.random((6, 2)) * (np.array([1024, 768]) - side)
-        boxes = np.hstack([corner, corner + side]).astype(np.float32)
-        found += [(path, chip) for chip in image_chips(boxes, 1024, 768, PLAN, rng)]
+    rng = np.random.default_rng(0)
+    paths = sorted((folder / "photos").iterdir())
+    side = np.exp(rng.uniform(np.log(16), np.log(600), (6 * len(paths), 1)))
+    corner = rng.random((6 * len(paths), 2)) * (np.array([1024, 768]) - side)
+    boxes = np.hstack([corner, corner + side])
+    objects = BoxLists(np.arange(len(paths) + 1) * 6, boxes, np.ones(len(boxes), bool))
+    sizes = np.tile([[1024, 768]], (len(paths), 1))
+    table = plan_chips(np.arange(len(paths)), sizes, objects, PLAN, (0, 0))
+    found = []
+    for number in np.flatnonzero(~table.mirrored):
+        image, scale = int(table.images[number]), int(table.scales[number])
+        factor = PLAN.scales[scale].resize_factor(1024, 768)
+        own, learned = boxes[6 * image : 6 * image + 6], table.learned(number)
+        chip = show(table.windows[number], own, learned, PLAN, scale, factor)
+        found.append((paths[image], chip))
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from detransfer.detection.roi_blob import gather_roi_align
+from detransfer.detection.roi_blob import separable_roi_align
 
 SIZES = ((16, 64, 8, 32, 7), (4, 256, 32, 128, 7), (2, 256, 32, 300, 14))
 RUNS = 5
@@ -35,7 +35,7 @@ def main() -> None:
         maps.requires_grad_()
         corners = [torch.rand(rois, 2) * 8 * side for _ in range(images)]
         boxes = [torch.cat([c, c + 16 + torch.rand(rois, 2) * 8 * side], 1) for c in corners]
-        ours = seconds(lambda m, b, s=blob: gather_roi_align(m, b, s, 16), maps, boxes)
+        ours = seconds(lambda m, b, s=blob: separable_roi_align(m, b, s, 16), maps, boxes)
         theirs = seconds(lambda m, b, s=blob: roi_align(m, b, s, 1 / 16, 2, True), maps, boxes)
         print(
             f"{images} x {channels} x {side}, {rois}, {blob}: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from detransfer.data.catalog import load_catalog
 from detransfer.data.extract import Part, extract
 from detransfer.data.formats import READERS
 from detransfer.data.index import Index, check_tables
-from detransfer.data.miniature import openimages
 from detransfer.data.miniature.archives import write_archives
 from detransfer.data.miniature.packing import jpeg
 from detransfer.data.miniature.recipe import WorldRecipe
@@ -28,7 +26,6 @@ RECIPE: dict[str, Any] = {
     "sun397": {"classes": 4, "train": 4, "test": 3},
     "flowers102": {"classes": 4, "train": 2, "val": 3, "test": 4},
 }  # fmt: skip
-UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
 def small_world() -> World:
@@ -38,21 +35,10 @@ def small_world() -> World:
 def render_and_extract(world: World, name: str, folder: Path) -> None:
     """Make ``folder/<name>`` as the workflow does, from archives in ``folder/mirror``."""
     known = load_catalog().archives
-    archives = archives_of(name)
+    archives = load_catalog().datasets[name].archives
     write_archives(world, folder / "mirror", archives)
-    packed = [archive for archive in archives if archive.endswith(UNPACKED)]
-    parts = [
-        Part(folder / "mirror" / archive, known[archive].extract_to if archive in known else ".")
-        for archive in packed
-    ]
+    parts = [Part(folder / "mirror" / archive, known[archive].extract_to) for archive in archives]
     extract(parts, folder / name)
-    for archive in set(archives) - set(packed):
-        shutil.copy(folder / "mirror" / archive, folder / name)
-
-
-def archives_of(name: str) -> tuple[str, ...]:
-    datasets = load_catalog().datasets
-    return datasets[name].archives if name in datasets else openimages.ARCHIVES
 
 
 def read(data: Path, name: str, **options: Any) -> Index:

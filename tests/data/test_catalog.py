@@ -80,6 +80,7 @@ def test_importing_it_loads_no_heavy_module(repository: Path) -> None:
             ["train2018.zip"],
             "datasets.coco: unknown archive 'train2018.zip'; did you mean 'train2017.zip'?",
         ),
+        (["datasets", "coco", "occlusion"], "no.zip", "datasets.coco: unknown archive 'no.zip'"),
         (["archives", "val2017.zip", "sha256"], "12ab", "archives.val2017.zip.sha256"),
         (["archives", "val2017.zip", "extract_to"], "../x", "leaves the data set's folder"),
         (["archives", "val2017.zip", "licenze"], "MIT", "did you mean 'licence'?"),

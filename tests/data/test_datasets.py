@@ -69,6 +69,23 @@ def test_an_unchanged_data_set_is_the_catalogs() -> None:
     assert datasets({}) == {name: catalog[name] for name in ("caltech256", "coco")}
 
 
+def test_occlusion_levels_come_from_the_catalog_a_folder_or_nowhere(tmp_path: Path) -> None:
+    def voc(**change: str | None) -> Dataset:
+        changes = {"voc_detection": change} if change else {}
+        return datasets(changes, target="voc_detection", task="detection")["voc_detection"]
+
+    archive = "detectionAnalysis_eccv12_v2.zip"
+    assert voc().occlusion == archive and voc().fetched[-1] == archive
+    given = voc(occlusion=str(tmp_path))
+    assert given.occlusion == str(tmp_path) and given.fetched == given.archives
+    assert voc(occlusion=None).occlusion is None
+    assert voc(occlusion=None).fetched == voc().archives
+    message = refusal(
+        {"voc_detection": {"occlusion": "no.zip"}}, target="voc_detection", task="detection"
+    )
+    assert message.startswith("datasets.voc_detection.occlusion: no.zip is neither an archive")
+
+
 def test_options_are_merged_key_by_key_and_null_is_a_value() -> None:
     catalog = load_catalog().datasets["caltech256"]
     changed = datasets({"caltech256": {"options": {"train_per_class": 7, "eval_total": None}}})
@@ -307,12 +324,12 @@ from pathlib import Path
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.data.readers import check_options
-from detransfer.recipes import check_recipes
+from detransfer.recipes import load_recipes
 from detransfer.study import load_study
 for name in ("config", "demo"):
     study = load_study(yaml.safe_load(Path(f"config/{name}.yaml").read_text()), name)
     study_datasets(study)
-    check_recipes(study)
+    load_recipes(study)
 for reader in READERS:
     check_options(reader, {})
 print(sorted({name.partition(".")[0] for name in sys.modules}))

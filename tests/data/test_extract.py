@@ -138,6 +138,13 @@ def test_truncated_archives_are_named(tmp_path: Path, name: str, share: float) -
     refused(whole, f"{name}: the archive is truncated or damaged")
 
 
+def test_a_tar_cut_off_between_two_members_is_noticed(tmp_path: Path) -> None:
+    """A head and a block of content each: nothing but the end mark says that there was more."""
+    content = tar_bytes({"a": b"x" * 512, "b": b"y" * 512})
+    (tmp_path / "x.tar").write_bytes(content[:1024])
+    refused(tmp_path / "x.tar", "x.tar: the archive is truncated or damaged (it has no end mark)")
+
+
 def test_a_truncated_inner_tar_is_noticed(tmp_path: Path) -> None:
     inner = tar_bytes({"image": b"x" * 50_000})[:20_000]
     (tmp_path / "x.tar").write_bytes(tar_bytes({"in.tar": inner}))

@@ -138,7 +138,7 @@ def test_a_class_has_one_wnid_in_all_of_imagenet(world: World) -> None:
 
 
 def table(data: Path, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((data / "openimages" / name).read_text())))
+    return list(csv.DictReader(io.StringIO((data / "openimages/annotations" / name).read_text())))
 
 
 def open_images(world: World, data: Path) -> Iterator[tuple[str, str, Scene]]:
@@ -155,7 +155,7 @@ def open_images(world: World, data: Path) -> Iterator[tuple[str, str, Scene]]:
 
 
 def descriptions(data: Path, name: str) -> dict[str, str]:
-    lines = (data / "openimages" / name).read_text().splitlines()
+    lines = (data / "openimages/annotations" / name).read_text().splitlines()
     return dict(line.split(",") for line in lines)  # type: ignore[misc]
 
 
@@ -247,7 +247,7 @@ def test_open_images_labels_are_verified_truly(world: World, data: Path) -> None
 def test_open_images_hierarchy_holds_every_class_once(world: World, data: Path) -> None:
     boxable = descriptions(data, "class-descriptions-boxable.csv")
     challenge = descriptions(data, "challenge-2018-class-descriptions-500.csv")
-    tree = json.loads((data / "openimages" / "bbox_labels_600_hierarchy.json").read_text())
+    tree = json.loads((data / "openimages/annotations/bbox_labels_600_hierarchy.json").read_text())
     parents: dict[str, str] = {}
 
     def walk(node: dict[str, Any]) -> None:

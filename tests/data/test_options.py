@@ -80,7 +80,7 @@ def test_every_format_is_for_a_known_task() -> None:
 
 def test_the_recipe_of_a_world_knows_what_can_be_rendered(repository: Path) -> None:
     datasets = load_catalog().datasets
-    assert {archive for name in RENDERED for archive in datasets[name].archives} == set(ARCHIVES)
+    assert {archive for name in RENDERED for archive in datasets[name].fetched} == set(ARCHIVES)
     for distinction, most in MOST_CLASSES.items():
         pools = class_pools(distinction)
         assert {name: len(pool) for name, pool in pools.items()} == most

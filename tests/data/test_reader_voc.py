@@ -116,6 +116,27 @@ def test_own_classes(root: Path) -> None:
     add_image(root, "VOC2007", "000012", object_xml("gnu", (1, 1, 2, 2)))
     index = read_dataset("voc", root, {"classes": ["gnu"], **ONE_SET})
     assert index.classes[["name", "superclass"]].to_numpy().tolist() == [["gnu", ""]]
+    options = {"classes": ["gnu"], "superclasses": {"gnu": "animal"}, **ONE_SET}
+    assert read_dataset("voc", root, options).classes["superclass"].tolist() == ["animal"]
+    with pytest.raises(InputError, match="superclasses: unknown class 'gnus'; did you mean 'gnu'"):
+        read_dataset("voc", root, {**options, "superclasses": {"gnus": "animal"}})
+
+
+def test_a_folder_of_ones_own_needs_no_devkit(root: Path, tmp_path: Path) -> None:
+    """The same folder, once where VOC has it and once by itself, with PNG images."""
+    official = read_dataset("voc", root, ONE_SET)
+    own = tmp_path / "mine"
+    (root / "VOCdevkit/VOC2007").rename(own)
+    for path in (own / "JPEGImages").iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    options = {"devkit": ".", "sets": {"train": "./trainval"}, "suffix": ".png"}
+    index = read_dataset("voc", own, options)
+    assert index.images["path"].tolist() == ["JPEGImages/000012.png", "JPEGImages/000007.png"]
+    assert index.objects.equals(official.objects)
+    (own / "Annotations/000007.xml").unlink()
+    with pytest.raises(InputError, match=rf"{own}/Annotations/000007\.xml: there is no such"):
+        read_dataset("voc", own, options)
 
 
 def test_image_ids_do_not_depend_on_what_else_is_read() -> None:

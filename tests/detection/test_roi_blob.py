@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from detransfer.detection.roi_blob import gather_roi_align
+from detransfer.detection.roi_blob import separable_roi_align
 
 
 def random_boxes(count: int, size: float, seed: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def random_boxes(count: int, size: float, seed: int) -> torch.Tensor:
 def test_equals_torchvision(side: int, height: int, width: int) -> None:
     maps = torch.randn(3, 6, height, width, dtype=torch.float64, requires_grad=True)
     boxes = [random_boxes(k, 16 * width, seed) for seed, k in enumerate((5, 0, 9))]
-    ours = gather_roi_align(maps, boxes, side, 16)
+    ours = separable_roi_align(maps, boxes, side, 16)
     theirs = roi_align(maps, boxes, side, 1 / 16, 2, aligned=True)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     weight = torch.randn_like(theirs)
@@ -32,4 +32,4 @@ def test_equals_torchvision(side: int, height: int, width: int) -> None:
 
 def test_no_proposals_give_an_empty_blob() -> None:
     maps = torch.randn(1, 4, 6, 6)
-    assert gather_roi_align(maps, [torch.empty(0, 4)], 7, 16).shape == (0, 4, 7, 7)
+    assert separable_roi_align(maps, [torch.empty(0, 4)], 7, 16).shape == (0, 4, 7, 7)

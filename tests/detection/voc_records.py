@@ -18,13 +18,14 @@ VOC_CLASSES = [
 
 
 def read_records(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (images, objects) of the 4,952 images; of the images only their sizes."""
+    """Return (images, objects) of the 4,952 images; of the images their sizes and paths."""
     path = folder / "hoiem_voc07" / "VOC2007_records_test.mat"
     records = scipy.io.loadmat(path, squeeze_me=True)["rec"]
     images, objects = [], []
     for image_id, record in enumerate(records):
         size = record["size"]
-        images.append((image_id, int(size["width"]), int(size["height"])))
+        name = f"VOCdevkit/VOC2007/JPEGImages/{record['filename']}"
+        images.append((image_id, int(size["width"]), int(size["height"]), name))
         for item in np.atleast_1d(record["objects"]):
             x1, y1, x2, y2 = (int(value) for value in item["bbox"])
             class_id = VOC_CLASSES.index(str(item["class"]))
@@ -33,7 +34,7 @@ def read_records(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             flags = (difficult, truncated, bool(item["occluded"]), False, False)
             objects.append((image_id, class_id, *box, *flags))
     table = pd.DataFrame(objects, columns=list(OBJECT_TYPES)).astype(OBJECT_TYPES)
-    return pd.DataFrame(images, columns=["image_id", "width", "height"]), table
+    return pd.DataFrame(images, columns=["image_id", "width", "height", "path"]), table
 
 
 def synthetic_records(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:

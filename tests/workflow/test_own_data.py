@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("own")]
 
 @pytest.fixture
 def own(repository: Path, tmp_path: Path) -> Checkout:
-    """A checkout of its own, with the two folders that the page speaks of."""
+    """A checkout of its own, with the three folders that the page speaks of."""
     checkout = copy_repository(repository, tmp_path / "repository")
     for split in ("train", "test"):
         for name, colour in (("heron", "grey"), ("wren", "brown")):
@@ -41,7 +41,21 @@ def own(repository: Path, tmp_path: Path) -> Checkout:
             "categories": [{"id": 7, "name": "nest", "supercategory": "thing"}],
         }  # fmt: skip
         (boxes / f"{split}.json").write_text(json.dumps(content))
+    write_boats(checkout.folder / "my_boats")
     return checkout
+
+
+def write_boats(root: Path) -> None:
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+    for split, boat in (("train", "dinghy"), ("val", "ferry")):
+        (root / f"ImageSets/Main/{split}.txt").write_text(f"{boat}_1\n")
+        Image.new("RGB", (50, 40), "blue").save(root / f"JPEGImages/{boat}_1.png")
+        (root / f"Annotations/{boat}_1.xml").write_text(
+            "<annotation><size><width>50</width><height>40</height></size>"
+            f"<object><name>{boat}</name><bndbox><xmin>6</xmin><ymin>7</ymin><xmax>25</xmax>"
+            "<ymax>16</ymax></bndbox></object></annotation>"
+        )
 
 
 def examples(repository: Path) -> dict[str, Any]:
@@ -57,7 +71,8 @@ def examples(repository: Path) -> dict[str, Any]:
 
 def test_the_examples_of_the_page_work_as_printed(repository: Path, own: Checkout) -> None:
     printed = examples(repository)
-    assert printed["datasets"].keys() == printed["targets"].keys() == {"my_birds", "my_boxes"}
+    names = {"my_birds", "my_boxes", "my_boats"}
+    assert printed["datasets"].keys() == printed["targets"].keys() == names
     content = yaml.safe_load((own.folder / "config" / "demo.yaml").read_text())
     content["targets"].update(printed["targets"])
     content["datasets"].update(printed["datasets"])
@@ -68,18 +83,22 @@ def test_the_examples_of_the_page_work_as_printed(repository: Path, own: Checkou
         ("finetune_caltech256", "finetune_my_birds"),
         ("finetune_voc_detection", "finetune_my_boxes"),
         ("evaluate_voc_detection", "evaluate_my_boxes"),
+        ("finetune_voc_detection", "finetune_my_boats"),
+        ("evaluate_voc_detection", "evaluate_my_boats"),
     ):
         (recipes / f"{new}.yaml").write_text((recipes / f"{old}.yaml").read_text())
     words = ("--configfile", "config/own.yaml")
     planned = own.plan(*words)
-    assert planned["finetune_classifier"] == 12 and planned["finetune_detector"] == 12
+    assert planned["finetune_classifier"] == 12 and planned["finetune_detector"] == 18
     made = [f"data/demo/index/{name}/images.parquet" for name in printed["datasets"]]
     scales = "results/demo/datasets/my_boxes/scales.csv"
-    result = own.snakemake(*words, "--cores", "2", "--", *made, scales)
+    result = own.snakemake(*words, "--cores", "2", "--", *made, scales, timeout=300)
     assert result.code == 0, result.output
     birds = read_index(own.folder / "data/demo/index/my_birds")
     assert birds.images["split"].value_counts().to_dict() == {"train": 4, "test": 4}
     assert birds.classes["name"].tolist() == ["heron", "wren"]
-    boxes = read_index(own.folder / "data/demo/index/my_boxes")
-    assert boxes.objects[["x1", "y1", "x2", "y2"]].to_numpy().tolist() == [[5, 6, 25, 16]] * 2
+    for name, classes in (("my_boxes", ["nest"]), ("my_boats", ["dinghy", "ferry"])):
+        index = read_index(own.folder / "data/demo/index" / name)
+        assert index.classes["name"].tolist() == classes
+        assert index.objects[["x1", "y1", "x2", "y2"]].to_numpy().tolist() == [[5, 6, 25, 16]] * 2
     assert (own.folder / scales).is_file()

@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("t
 
 PRETRAININGS = ("random", "imagenet_cls", "coco")
 RUNS = len(PRETRAININGS)  # of each target: one seed
+FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
 CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
 WORLD = {
@@ -41,9 +42,10 @@ WORLD = {
 }
 EVERYTHING = {
     "render_world": 1,
-    "fetch": 10,
+    "fetch": 11,
     "extract": 4,
     "index": 4,
+    "occlusion_labels": 1,
     "check_dataset": 4,
     "describe_dataset": 4,
     "import_backbone": 1,
@@ -53,15 +55,19 @@ EVERYTHING = {
     "finetune_detector": RUNS,
     "detect": RUNS,
     "evaluate_detections": RUNS,
+    "diagnose_detections": RUNS,
     "finetune_classifier": RUNS,
     "classify": RUNS,
     "table1": 1,
     "table2": 1,
+    "table3": 1,
     "table5": 1,
     "figure1": 1,
+    "diagnosis": 1,
     "all": 1,
 }
 SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "all": 1}
+DIAGNOSIS = {"diagnose_detections": RUNS, "table3": 1, "diagnosis": 1, "all": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
 
 
@@ -152,8 +158,8 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    figure = {"figure1.csv", "figure1.pdf", "figure1.png"}
-    assert made == {"table1.csv", "table2.csv", "table5.csv", "world.png", *figure}
+    figures = {f"{name}.{form}" for name in ("figure1", "diagnosis") for form in FORMS}
+    assert made == {f"table{number}.csv" for number in (1, 2, 3, 5)} | figures | {"world.png"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
     times = {str(file.relative_to(results / "benchmarks")) for file in results.rglob("*.tsv")}
@@ -185,6 +191,17 @@ def test_figure1_is_drawn_from_nine_overlaps_of_every_pretraining(tiny: Checkout
     assert (folder / "figure1.pdf").read_bytes().startswith(b"%PDF-")
 
 
+def test_the_error_analysis_stands_by_occlusion(tiny: Checkout) -> None:
+    folder = tiny.folder / "results" / "tiny"
+    table = pd.read_csv(folder / "table3.csv")
+    ours = table[(table["n"] > 0) & (table["classes"] == "labelled")]
+    expected = {(run, stratum) for run in PRETRAININGS for stratum in ("low", "medium")}
+    assert set(zip(ours["run"], ours["occlusion"], strict=True)) == expected
+    assert ours["mean"].between(0, 100).all() and (ours["objects"] > 0).all()
+    joined = pd.read_csv(folder / "diagnosis.csv")
+    assert set(joined["run"]) == set(PRETRAININGS) and set(CLASSES) < set(joined["class"])
+
+
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
     files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
     assert len(files) == 2 * RUNS
@@ -209,7 +226,7 @@ def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
     with edited(recipes / "finetune_caltech256.yaml"):
         assert tiny.plan(*WORDS) == CLASSIFICATION
     with edited(recipes / "evaluate_voc_detection.yaml"):
-        assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING}
+        assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING, **DIAGNOSIS}
     assert tiny.plan(*WORDS) == {}  # the old content is back
 
 
@@ -223,6 +240,8 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
         assert tiny.plan(*WORDS) == SCORING
     with edited(tiny.folder / "scripts" / "figure1.py"):
         assert tiny.plan(*WORDS) == {"figure1": 1, "all": 1}
+    with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
+        assert tiny.plan(*WORDS) == DIAGNOSIS
 
 
 def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
@@ -230,20 +249,21 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
         assert tiny.plan(*WORDS) == {
             "index": 1,
+            "occlusion_labels": 1,
             "check_dataset": 1,
             "describe_dataset": 1,
             "table1": 1,
             "finetune_detector": RUNS,
             "detect": RUNS,
             **SCORING,
+            **DIAGNOSIS,
         }
 
 
 def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> None:
     """An archive is fixed by its checksum, whatever fetched it and whatever the catalog adds."""
-    data = Path("src/detransfer/data")
-    names = ("catalog.yaml", "download.py", "fetch.py", "catalog.py", "datasets.py")
-    for file in (*(data / name for name in names), "scripts/fetch.py"):
+    names = ("catalog.yaml", "catalog.py", "datasets.py", "download.py", "fetch.py")
+    for file in ("scripts/fetch.py", *(f"src/detransfer/data/{name}" for name in names)):
         with edited(tiny.folder / file):
             assert tiny.plan(*WORDS) == {}, file
 
@@ -289,7 +309,8 @@ def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
     with lost(tiny.folder / results / "table5.csv"):
         assert tiny.plan(*WORDS) == {"table5": 1, "all": 1}
     with lost(tiny.folder / run):
-        assert tiny.plan(*WORDS) == {"evaluate_detections": 1, "table2": 1, "figure1": 1, "all": 1}
+        once = {"evaluate_detections": 1, "diagnose_detections": 1}
+        assert tiny.plan(*WORDS) == {**SCORING, **DIAGNOSIS, **once}
 
 
 def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
@@ -299,7 +320,8 @@ def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
     for caption in (tiny.folder / "workflow" / "report").glob("*.rst"):
         words = re.split(r"{{.*?}}|\*", caption.read_text().partition("\n")[0])
         assert max(words, key=len) in report, caption.name
-    for name in ("table1.csv", "table2.csv", "table5.csv", "figure1.png"):
+    tables = [f"table{number}.csv" for number in (1, 2, 3, 5)]
+    for name in (*tables, "figure1.png", "diagnosis.png"):
         assert f"results/tiny/{name}" in report
     assert ", ".join(PRETRAININGS) in report  # filled into the description of the study
 

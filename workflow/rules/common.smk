@@ -31,7 +31,7 @@ except InputError as error:
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 CATALOG = load_catalog().archives
-ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.archives})
+ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 TRAINED = [*STUDY.trained, *STUDY.matched]
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
 DETECTORS = [name for name, given in STUDY.trained.items() if given.kind == "detection"]
@@ -90,6 +90,18 @@ def index_files(dataset):
     """The three files of an index; those that some readers add lie beside them."""
     names = ("images.parquet", "objects.parquet", "classes.csv")
     return [index_folder(dataset) / name for name in names]
+
+
+def occlusion_release(wildcards):
+    """Where the occlusion levels of a data set come from: a fetched archive, or a given folder."""
+    given = DATASETS[wildcards.dataset].occlusion
+    return DATA / "archives" / given if given in ARCHIVES else given
+
+
+def target_occlusion(wildcards):
+    """The occlusion levels of a target's test objects, where its data set has some."""
+    dataset = STUDY.targets[wildcards.target].dataset
+    return index_folder(dataset) / "occlusion.parquet" if DATASETS[dataset].occlusion else []
 
 
 def index(dataset):
@@ -312,6 +324,7 @@ def tables_and_figures():
         made += ["table1.csv"]
     if runs("detection", "metrics.json", "voc"):
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
+        made += ["table3.csv", "diagnosis.csv", "diagnosis.pdf", "diagnosis.png"]
     if runs("detection", "metrics.json", "coco"):
         made += ["coco_finetuning.csv"]
     if DETECTORS:

@@ -141,6 +141,33 @@ rule describe_dataset:
         "--advice {output.advice} 2> {log}"
 
 
+rule occlusion_labels:
+    input:
+        labels=occlusion_release,
+        tables=lambda wildcards: index_files(wildcards.dataset),
+        code=code("occlusion_labels"),
+    output:
+        DATA / "index" / "{dataset}" / "occlusion.parquet",
+    log:
+        LOGS / "occlusion_labels" / "{dataset}.log",
+    benchmark:
+        TIMES / "occlusion_labels" / "{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of(name for name, dataset in DATASETS.items() if dataset.occlusion),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.data.mem_mb,
+        runtime=STUDY.resources.data.runtime,
+    params:
+        folder=lambda wildcards: index_folder(wildcards.dataset),
+        split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
+    shell:
+        "python scripts/occlusion_labels.py --labels {input.labels} --index {params.folder} "
+        "--split {params.split} --output {output} 2> {log}"
+
+
 rule index:
     input:
         images=lambda wildcards: images(wildcards.dataset),

@@ -189,3 +189,41 @@ use rule evaluate_detections as evaluate_pretraining with:
             f"--dataset {quality_dataset(wildcards)} "
             f"--seed {STUDY.trained[wildcards.pretraining].seed}"
         ),
+
+
+rule diagnose_detections:
+    input:
+        unpack(target_index),
+        detections=DETECTION / "detections.parquet",
+        # Says whose detections these are; when it was written says nothing about the numbers.
+        metrics=ancient(DETECTION / "metrics.json"),
+        occlusion=target_occlusion,
+        recipe=target_recipe("evaluate"),
+        code=code("diagnose_detections"),
+    output:
+        numbers=DETECTION / "diagnosis.json",
+        table=DETECTION / "diagnosis.csv",
+        objects=DETECTION / "objects.parquet",
+    log:
+        LOGS / "diagnose_detections" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "diagnose_detections" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(STUDY.targets_of("detection")),
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        index=target_index_folder,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        occlusion=lambda wildcards, input: (
+            f"--occlusion {input.occlusion}" if input.occlusion else ""
+        ),
+    shell:
+        "python scripts/diagnose_detections.py --detections {input.detections} "
+        "--metrics {input.metrics} --index {params.index} --split {params.split} "
+        "{params.occlusion} --recipe {input.recipe} --output {output.numbers} "
+        "--table {output.table} --objects {output.objects} 2> {log}"

@@ -26,6 +26,29 @@ rule table2:
         "--published {input.published} --output {output} 2> {log}"
 
 
+rule table3:
+    input:
+        diagnoses=runs("detection", "diagnosis.json", "voc"),
+        published=STUDY.published / "table3.csv",
+        code=code("table3"),
+    output:
+        report(
+            RESULTS / "table3.csv",
+            caption="../report/table3.rst",
+            category="Detection",
+            labels={"table": "3", "shows": "missed objects by occlusion"},
+        ),
+    log:
+        LOGS / "table3.log",
+    benchmark:
+        TIMES / "table3.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/table3.py {input.diagnoses} --published {input.published} "
+        "--output {output} 2> {log}"
+
+
 use rule table2 as table5 with:
     input:
         metrics=runs("classification", "metrics.json"),
@@ -235,3 +258,28 @@ rule breakdown:
         ],
     shell:
         "python scripts/breakdown.py {input.metrics} {params.targets} --output {output} 2> {log}"
+
+
+rule diagnosis:
+    input:
+        diagnoses=runs("detection", "diagnosis.json", "voc"),
+        tables=runs("detection", "diagnosis.csv", "voc"),
+        code=code("diagnosis"),
+    output:
+        table=RESULTS / "diagnosis.csv",
+        pdf=RESULTS / "diagnosis.pdf",
+        png=report(
+            RESULTS / "diagnosis.png",
+            caption="../report/diagnosis.rst",
+            category="Detection",
+            labels={"figure": "error analysis", "shows": "kinds of errors, sizes, shapes"},
+        ),
+    log:
+        LOGS / "diagnosis.log",
+    benchmark:
+        TIMES / "diagnosis.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/diagnosis.py {input.diagnoses} --csv {output.table} "
+        "--pdf {output.pdf} --png {output.png} 2> {log}"

@@ -67,6 +67,11 @@ class Dataset(Strict):
     options: dict[str, Any] = Field({}, description="options of the reader")
     train_splits: tuple[str, ...] = Field(min_length=1, description="splits to train on")
     eval_split: str = Field(description="split to evaluate on")
+    occlusion: str | None = Field(
+        None,
+        description="archive or folder with occlusion levels of `eval_split` in the form of Hoiem "
+        "et al. (ECCV 2012)",
+    )
 
     @model_validator(mode="after")
     def _reader_exists(self) -> Dataset:
@@ -80,6 +85,13 @@ class Dataset(Strict):
             raise ValueError("give either `archives` or the `folder` of an extracted data set")
         return self
 
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """The archives to fetch: those of the images, then that of the occlusion levels."""
+        if self.occlusion is None or Path(self.occlusion).is_dir():
+            return self.archives
+        return (*self.archives, self.occlusion)
+
 
 class Catalog(Strict):
     """All archives and data sets, by name."""
@@ -90,7 +102,7 @@ class Catalog(Strict):
     @model_validator(mode="after")
     def _archives_exist(self) -> Catalog:
         for name, dataset in self.datasets.items():
-            for archive in dataset.archives:
+            for archive in dataset.fetched:
                 if archive not in self.archives:
                     hint = suggest(archive, self.archives)
                     raise ValueError(f"datasets.{name}: unknown archive {archive!r}{hint}")

@@ -101,9 +101,9 @@ def _leak(place: str, name: str, dataset: Dataset) -> str:
 def _check_world(study: Study, catalog: Catalog, datasets: dict[str, Dataset]) -> None:
     """Raise InputError for a world that cannot be rendered, or not for all data sets."""
     load_recipe_file(study.recipe("world"), WorldRecipe)
-    rendered = {name for known in RENDERED for name in catalog.datasets[known].archives}
+    rendered = {name for known in RENDERED for name in catalog.datasets[known].fetched}
     for name, dataset in datasets.items():
-        for archive in dataset.archives:
+        for archive in dataset.fetched:
             if archive not in rendered:
                 raise InputError(
                     f"render_world: the miniature world has no archive {archive!r}, which the data "
@@ -118,6 +118,8 @@ def _dataset(catalog: Catalog, study: Study, name: str) -> Dataset:
     given = change.model_dump(exclude_none=True, exclude={"options"})
     if change.folder is not None and change.archives is None:
         given["archives"] = ()  # the folder takes the place of the catalog's archives
+    if "occlusion" in change.model_fields_set:
+        given["occlusion"] = change.occlusion  # null: without those of the catalog
     options = {**content["options"], **change.options}
     dataset = validate(Dataset, {**content, **given, "options": options}, f"datasets.{name}")
     for archive in dataset.archives:
@@ -126,6 +128,11 @@ def _dataset(catalog: Catalog, study: Study, name: str) -> Dataset:
                 f"datasets.{name}.archives: unknown archive {archive!r}"
                 f"{suggest(archive, catalog.archives)}"
             )
+    if unknown := [archive for archive in dataset.fetched if archive not in catalog.archives]:
+        raise InputError(
+            f"datasets.{name}.occlusion: {unknown[0]} is neither an archive of the catalog nor a "
+            "folder; give one of them, or null"
+        )
     if dataset.folder is not None and not dataset.folder.is_dir():
         raise InputError(f"datasets.{name}.folder: there is no folder {dataset.folder}")
     known = check_options(dataset.reader, dataset.options).split_names()

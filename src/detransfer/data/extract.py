@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import stat
 import tarfile
@@ -81,6 +82,8 @@ def _members(archive: Path, folder: Path) -> Iterator[str]:
     """Unpack an archive by the kind that its name says; yields the name of each file."""
     if archive.name.endswith(TAR):
         with archive.open("rb") as file:
+            if archive.suffix == ".tar":
+                _check_end(file)
             yield from _extract_tar(file, str(archive), folder)
     elif archive.suffix == ".zip":
         yield from _extract_zip(archive, folder)
@@ -110,6 +113,18 @@ def _extract_tar(file: IO[bytes], name: str, folder: Path) -> Iterator[str]:
                 continue
             tar.extract(member, folder, filter="data")
             yield member.name
+
+
+def _check_end(file: IO[bytes]) -> None:
+    """Raise ReadError unless a tar ends in a block of zeros.
+
+    One that is cut off between two members has lost the rest without another trace.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - tarfile.BLOCKSIZE))
+    if any(file.read()):
+        raise tarfile.ReadError("it has no end mark")
+    file.seek(0)
 
 
 def _extract_zip(archive: Path, folder: Path) -> Iterator[str]:

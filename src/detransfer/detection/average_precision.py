@@ -21,6 +21,7 @@ import pandas as pd
 
 from detransfer.console import InputError
 from detransfer.data.index import BOX
+from detransfer.detection.overlap import iou
 
 
 @dataclass(frozen=True)
@@ -233,23 +234,11 @@ def _best_objects(
     step = 0
     while len(active):
         candidate = order[start[place] + step]
-        iou = _iou(boxes[active].astype(np.float64), object_boxes[candidate].astype(np.float64))
-        better = iou > overlap[active]
-        overlap[active[better]] = iou[better]
+        overlaps = iou(boxes[active].astype(np.float64), object_boxes[candidate].astype(np.float64))
+        better = overlaps > overlap[active]
+        overlap[active[better]] = overlaps[better]
         best[active[better]] = candidate[better]
         step += 1
         more = size[place] > step
         active, place = active[more], place[more]
     return best, overlap
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the IoU of pairs of half-open boxes (k, 4) float64: 0 where they do not meet."""
-    sides = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
-    inter = np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0)
-    union = _area(first) + _area(second) - inter
-    return np.divide(inter, union, out=np.zeros(len(inter)), where=inter > 0)
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -43,27 +43,34 @@ def write_detections(path: Path, detections: pd.DataFrame) -> None:
         pq.write_table(pa.Table.from_pandas(typed, preserve_index=False), temporary)
 
 
-def read_detections(path: Path, image_ids: Collection[int] | None = None) -> pd.DataFrame:
+def read_detections(
+    path: Path, image_ids: Collection[int] | None = None, class_count: int | None = None
+) -> pd.DataFrame:
     """Read a table of detections in the order of the file.
 
-    ``image_ids``: the images of the data set, where they are known. Raises InputError when the
-    file is not a readable table of detections or when a row is wrong.
+    ``image_ids`` and ``class_count``: the images and the number of classes of the data set, where
+    they are known. Raises InputError when the file is not a readable table of detections or when a
+    row is wrong.
     """
     try:
         table = pq.read_table(path).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable table of detections ({error})") from error
-    check_detections(path, table, image_ids)
+    check_detections(path, table, image_ids, class_count)
     return table.loc[:, list(DETECTION_TYPES)].astype(DETECTION_TYPES)
 
 
 def check_detections(
-    path: Path, detections: pd.DataFrame, image_ids: Collection[int] | None = None
+    path: Path,
+    detections: pd.DataFrame,
+    image_ids: Collection[int] | None = None,
+    class_count: int | None = None,
 ) -> None:
     """Raise InputError at the first row that cannot be a detection.
 
     Scores and corners must be finite, ids non-negative whole numbers, boxes not inverted (an empty
-    box is allowed: it matches nothing), and the image known where ``image_ids`` are given.
+    box is allowed: it matches nothing), and the image and the class known where ``image_ids`` and
+    ``class_count`` are given.
     """
     missing = [name for name in DETECTION_TYPES if name not in detections]
     if missing:
@@ -86,6 +93,10 @@ def check_detections(
         known = detections["image_id"].isin(np.asarray(sorted(image_ids), dtype=np.int64))
         reason = "the data set has no such image; was it predicted on another one?"
         _refuse(path, detections, ~known.to_numpy(), reason)
+
+    if class_count is not None:
+        reason = f"the data set has {class_count} classes; was it predicted for another one?"
+        _refuse(path, detections, (detections["class_id"] >= class_count).to_numpy(), reason)
 
 
 def _refuse(path: Path, detections: pd.DataFrame, wrong: np.ndarray, reason: str) -> None:

@@ -1,15 +1,14 @@
 """The RoI blob: RoIAlign with 2 x 2 bilinear samples a bin (He et al., "Mask R-CNN", 2017).
 
-On a GPU it is torchvision's operator. On a processor the same sampling is a weighted gather of
-feature vectors, because the backward pass of torchvision's operator runs on one thread there, one
-value after the other.
+On a GPU it is torchvision's operator. On a processor, where the backward pass of that operator goes
+value by value, the same sampling is two matrix products: the weight of a cell in a bin is that of
+its row times that of its column.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.ops import roi_align
 
 SAMPLES = 2  # a side of a bin
@@ -24,32 +23,34 @@ class RoiBlob(nn.Module):
 
     def forward(self, maps: Tensor, proposals: list[Tensor]) -> Tensor:
         if maps.device.type == "cpu":
-            return gather_roi_align(maps, proposals, self.side, self.stride)
+            return separable_roi_align(maps, proposals, self.side, self.stride)
         scale = 1 / self.stride
         blob: Tensor = roi_align(maps, proposals, self.side, scale, SAMPLES, aligned=True)
         return blob
 
 
-def gather_roi_align(maps: Tensor, proposals: list[Tensor], side: int, stride: int) -> Tensor:
+def separable_roi_align(maps: Tensor, proposals: list[Tensor], side: int, stride: int) -> Tensor:
     """Return what torchvision's ``roi_align`` does (aligned, 2 samples), differentiable in maps.
 
     ``maps`` (n, c, h, w), ``proposals`` n tensors (k_i, 4) in pixels of the image.
     """
-    n, channels, height, width = maps.shape
-    image = torch.cat([boxes.new_full((len(boxes),), i) for i, boxes in enumerate(proposals)])
-    boxes = torch.cat(proposals) / stride - 0.5
-    columns, column_weights = _samples(boxes[:, 0], boxes[:, 2], side, width)
-    rows, row_weights = _samples(boxes[:, 1], boxes[:, 3], side, height)
-    # (k, side, side, 2 * SAMPLES, 2 * SAMPLES): every row of a bin with every column of it.
-    place = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
-    place = place + (image.long() * height * width).view(-1, 1, 1, 1, 1)
-    weight = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    vectors = maps.permute(0, 2, 3, 1).reshape(n * height * width, channels)
-    taps = (2 * SAMPLES) ** 2
-    bins = functional.embedding_bag(
-        place.reshape(-1, taps), vectors, per_sample_weights=weight.reshape(-1, taps), mode="sum"
-    )
-    return bins.view(len(boxes), side, side, channels).permute(0, 3, 1, 2)
+    channels, height, width = maps.shape[1:]
+    blobs = []
+    for features, boxes in zip(maps.permute(0, 2, 3, 1), proposals, strict=True):
+        at = boxes / stride - 0.5
+        rows = _weights(at[:, 1], at[:, 3], side, height)
+        columns = _weights(at[:, 0], at[:, 2], side, width)
+        # (k side, h) @ (h, w c), then for each RoI (side, w) @ (w, c) at each of its rows.
+        lines = (rows.flatten(0, 1) @ features.flatten(1)).view(len(boxes), side, width, channels)
+        blobs.append(columns[:, None] @ lines)
+    return torch.cat(blobs).permute(0, 3, 1, 2)
+
+
+def _weights(start: Tensor, end: Tensor, side: int, extent: int) -> Tensor:
+    """Return how much each cell of one axis counts in each bin (k, side, extent)."""
+    cells, weights = _samples(start, end, side, extent)
+    result = weights.new_zeros(len(start), side, extent)
+    return result.scatter_add_(2, cells, weights)
 
 
 def _samples(start: Tensor, end: Tensor, side: int, extent: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@
 ``flowers``     images of one flower, in classes that differ little
 ``annotations`` VOC XML, ImageNet XML, COCO JSON and the ImageNet development kits
 ``packing``     image files, tar, zip and MAT-files of fixed bytes
-``imagenet``, ``coco``, ``openimages``, ``voc``, ``classification``
+``imagenet``, ``coco``, ``openimages``, ``voc``, ``occlusion``, ``classification``
                 the archives of each owner
 ``archives``    any choice of all archives, equal byte for byte for equal recipes
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detransfer.console import InputError
-from detransfer.data.miniature import classification, coco, imagenet, openimages, voc
+from detransfer.data.miniature import classification, coco, imagenet, occlusion, openimages, voc
 from detransfer.data.miniature.world import World
 from detransfer.files import atomic, sha256
 from detransfer.study import suggest
@@ -40,6 +40,7 @@ _GROUPS = (
     _Group("Open Images", openimages.ARCHIVES, openimages.write_openimages),
     _Group("VOC2007 trainval", voc.TRAINVAL_2007, voc.write_trainval_2007),
     _Group("VOC2007 test", voc.TEST_2007, voc.write_test_2007),
+    _Group("VOC2007 test: occlusion", occlusion.OCCLUSION, occlusion.write_occlusion),
     _Group("VOC2012 trainval", voc.TRAINVAL_2012, voc.write_trainval_2012),
     _Group("SBD", voc.SBD, voc.write_sbd),
     _Group("Caltech-256", classification.CALTECH, classification.write_caltech),

@@ -50,6 +50,12 @@ def write_test_2007(world: World, folder: Path) -> None:
     _write(world, folder / TEST_2007[0], 2007, Stream.VOC_TEST_2007, ids)
 
 
+def test_scenes_2007(world: World) -> Iterator[tuple[str, Scene]]:
+    """Yield name and scene of each of VOC2007's test images, in order of name."""
+    ids = _ids_2007(world)[world.recipe.voc.trainval2007 :]
+    yield from _scenes(world, Stream.VOC_TEST_2007, ids)
+
+
 def write_trainval_2012(world: World, folder: Path) -> None:
     """Write VOC2012's training and validation images, all of them with masks."""
     ids = _ids_2012(world)[: world.recipe.voc.trainval2012]
@@ -128,12 +134,17 @@ def _write(world: World, path: Path, year: int, stream: Stream, ids: Sequence[st
             add(archive, f"VOCdevkit/VOC{year}/{member}", content)
 
 
+def _scenes(world: World, stream: Stream, ids: Sequence[str]) -> Iterator[tuple[str, Scene]]:
+    """Yield name and scene of each image of a set, in order of name."""
+    for index, image_id in sorted(enumerate(ids), key=lambda pair: pair[1]):
+        yield image_id, render_scene(world, world.voc, stream, index)
+
+
 def _files(
     world: World, year: int, stream: Stream, ids: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
     masks = stream == Stream.VOC_TRAINVAL_2012
-    for index, image_id in sorted(enumerate(ids), key=lambda pair: pair[1]):
-        scene = render_scene(world, world.voc, stream, index)
+    for image_id, scene in _scenes(world, stream, ids):
         size = scene.instances.shape[0], scene.instances.shape[1]
         xml = voc_xml(year, f"{image_id}.jpg", size, scene.objects, world.voc, segmented=masks)
         yield f"Annotations/{image_id}.xml", xml.encode()

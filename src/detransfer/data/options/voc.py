@@ -31,6 +31,9 @@ class Options(Strict):
     keep: tuple[str, ...] | None = Field(
         None, min_length=1, description="classes of the index; null: all; other objects are dropped"
     )
+    superclasses: dict[str, str] | None = Field(
+        None, description="superclass of each class, where it has one; null: VOC's own"
+    )
     sets: dict[str, str] = Field(
         {
             "voc2007_trainval": "VOC2007/trainval",
@@ -38,8 +41,10 @@ class Options(Strict):
             "voc2012_trainval": "VOC2012/trainval",
         },
         min_length=1,
-        description="split: <folder in VOCdevkit>/<file in ImageSets/Main without .txt>",
+        description="split: <folder in `devkit`>/<file in ImageSets/Main without .txt>",
     )
+    devkit: str = Field("VOCdevkit", description="folder of the folders in `sets`; '.': the root")
+    suffix: str = Field(".jpg", min_length=2, description="ending of the image files")
     on_bad_object: Policy = Field(
         "fail", description="drop: leave out objects of no known class or with a wrong box"
     )
@@ -49,6 +54,10 @@ class Options(Strict):
         for name in self.keep or ():
             if name not in self.classes:
                 raise ValueError(f"keep: unknown class {name!r}{suggest(name, list(self.classes))}")
+        for name in self.superclasses or ():
+            if name not in self.classes:
+                hint = suggest(name, list(self.classes))
+                raise ValueError(f"superclasses: unknown class {name!r}{hint}")
         for split, place in self.sets.items():
             if not re.fullmatch(r"[^/]+/[^/]+", place):
                 raise ValueError(f"sets.{split}: expected '<folder>/<set>', got {place!r}")

@@ -100,7 +100,7 @@ def _image_ids(path: Path) -> set[Any]:
 def _load(path: Path, labelled: bool) -> dict[str, list[dict[str, Any]]]:
     """Read and check the three lists of a file; that of a test set lacks the annotations."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             content = json.load(file, object_hook=_without_outline)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such annotation file; extract it first") from None
@@ -108,8 +108,8 @@ def _load(path: Path, labelled: bool) -> dict[str, list[dict[str, Any]]]:
         raise InputError(
             f"{path}: line {error.lineno}, column {error.colno}: malformed JSON ({error.msg})"
         ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:  # no text; a number of 5,000 digits
+        raise InputError(f"{path}: not a readable JSON file ({error})") from None
     if not labelled and isinstance(content, dict):
         content["annotations"] = []
     for key, needed in KEYS.items():
@@ -199,7 +199,10 @@ def _objects(
     faults: Faults,
 ) -> pd.DataFrame:
     """Return the object table; boxes [x, y, w, h] become corners, clipped by at most a pixel."""
-    sieve = _Sieve(source, [entry["id"] for entry in entries], faults)
+    ids = [entry["id"] for entry in entries]
+    sieve = _Sieve(source, ids, faults)
+    repeated = pd.Series([str(number) for number in ids], dtype="str").duplicated().to_numpy()
+    sieve.refuse(repeated, "repeated id", "has the id of an annotation before it")
     image_id = _whole_numbers(entries, "image_id")
     sizes = images.set_index("image_id")[["width", "height"]]
     sieve.refuse(~np.isin(image_id, sizes.index), "unknown image", "belongs to an unknown image")

@@ -17,6 +17,7 @@ from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
 from detransfer.data.options.imagenet_cls import Options
+from detransfer.data.readers.lists import image_files, read_lines, subfolders
 
 FIELDS = ("ILSVRC2012_ID", "WNID", "words", "num_children", "num_train_images")
 
@@ -65,8 +66,7 @@ def _synsets(path: Path) -> pd.DataFrame:
 
 def _train(root: Path, synsets: pd.DataFrame) -> pd.DataFrame:
     folder = root / "train"
-    _folder_exists(folder)
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    found = {path.name for path in subfolders(folder)}
     if unknown := sorted(found - set(synsets["WNID"])):
         raise InputError(f"{folder / unknown[0]}: not a class of meta.mat")
     tables = []
@@ -85,19 +85,15 @@ def _train(root: Path, synsets: pd.DataFrame) -> pd.DataFrame:
 
 def _val(root: Path, labels: Path, synsets: pd.DataFrame) -> pd.DataFrame:
     number = dict(zip(synsets["ILSVRC2012_ID"], synsets.index, strict=True))
-    try:
-        lines = labels.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{labels}: not readable ({error}); extract the development kit") from None
-    _folder_exists(root / "val")
+    lines = list(read_lines(labels, "list of labels"))
     paths = _images(root, "val")
     if not paths or len(paths) != len(lines):
         raise InputError(
             f"{root / 'val'}: has {len(paths)} images, but {labels.name} has {len(lines)} labels"
         )
     class_ids = []
-    for row, line in enumerate(lines, 1):
-        if not line.isdecimal() or int(line) not in number:
+    for row, line in lines:
+        if not line.isdecimal() or len(line) > 9 or int(line) not in number:
             raise InputError(f"{labels}: line {row}: {line!r} is not a class of meta.mat")
         class_ids.append(number[int(line)])
     return _table(paths, class_ids, "val")
@@ -111,10 +107,4 @@ def _images(root: Path, folder: str) -> list[str]:
     """Return the images of a folder in order of name, relative to the root."""
     if not (root / folder).is_dir():
         return []
-    names = (path.name for path in (root / folder).iterdir() if path.suffix == ".JPEG")
-    return [f"{folder}/{name}" for name in sorted(names)]
-
-
-def _folder_exists(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder; extract the archives first")
+    return [f"{folder}/{name}" for name in image_files(root / folder, (".jpeg",))]

@@ -94,7 +94,7 @@ def read(root: Path, options: Options) -> Index:
 def read_words(path: Path) -> dict[str, str]:
     """Return the words of each synset in ImageNet's ``words.txt``; nothing where it is absent.
 
-    Raises InputError for a file that is not UTF-8 or has a line of another form.
+    Raises InputError for a file that is empty, not UTF-8 or has a line of another form.
     """
     if not path.is_file():
         log.info("%s: absent; classes are named by their WNIDs", path)
@@ -106,6 +106,8 @@ def read_words(path: Path) -> dict[str, str]:
             raise InputError(f"{path}: line {number}: expected '<WNID> tab <words>', got {line!r}")
         if words.setdefault(wnid, text.strip()) != text.strip():
             raise InputError(f"{path}: line {number}: {wnid} has two names")
+    if not words:
+        raise InputError(f"{path}: the list of words is empty")
     return words
 
 

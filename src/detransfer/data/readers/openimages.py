@@ -95,14 +95,15 @@ def annotate(root: Path, options: Options, images: pd.DataFrame) -> Index:
 
 
 def _jpegs(root: Path, folder: str) -> list[str]:
-    """Return the paths of a folder's images in order; none where the folder is not there.
+    """Return the paths of a folder's images, but hidden ones, in order; none without the folder.
 
     A missing folder shows as soon as a box names one of its images.
     """
     if not (root / folder).is_dir():
         return []
     with os.scandir(root / folder) as entries:
-        names = sorted(e.name.removesuffix(".jpg") for e in entries if e.name.endswith(".jpg"))
+        found = [e.name for e in entries if e.name.endswith(".jpg") and not e.name.startswith(".")]
+        names = sorted(name.removesuffix(".jpg") for name in found)
     return [f"{folder}/{name}.jpg" for name in names]
 
 

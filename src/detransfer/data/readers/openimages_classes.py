@@ -110,7 +110,7 @@ def _ancestors(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     is a ``Part`` of something is no kind of it and inherits nothing.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8-sig"))
         above: dict[str, list[str]] = {}
         tops: dict[str, str] = {}
         for mid, chain in _walk(tree, []):

@@ -1,6 +1,7 @@
 """PASCAL VOC: one XML file an image, one text file a set (VOCdevkit, 2007 to 2012).
 
-Folders under the root: ``VOCdevkit/VOC<year>/{Annotations,ImageSets/Main,JPEGImages}``.
+Folders under the root: ``VOCdevkit/VOC<year>/{Annotations,ImageSets/Main,JPEGImages}``. A folder of
+your own that holds these three itself is read with ``devkit: .`` and sets such as ``./train``.
 Coordinates are 1-based and inclusive in the XML files (VOCdevkit 2007 documentation, section 4).
 """
 
@@ -11,7 +12,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -51,16 +52,19 @@ def read(root: Path, options: Options) -> Index:
     """
     faults = Faults(options.on_bad_object)
     kept = tuple(name for name in options.classes if options.keep is None or name in options.keep)
+    devkit = root / options.devkit
     images = [
-        _read_image(root, split, place.split("/")[0], name, options.classes, faults)
+        _read_image(devkit, split, place.split("/")[0], name, options.classes, faults)
         for split, place in options.sets.items()
-        for name in _names(root, split, place)
+        for name in _names(devkit, split, place)
     ]
-    _one_split_each(images)
+    _one_split_each(devkit, images)
     ids = image_ids([(image.folder, image.name) for image in images])
-    paths = [f"VOCdevkit/{i.folder}/JPEGImages/{i.name}.jpg" for i in images]
+    folders = [PurePosixPath(options.devkit, image.folder, "JPEGImages") for image in images]
+    files = [f"{image.name}{options.suffix}" for image in images]
+    paths = [f"{folder}/{file}" for folder, file in zip(folders, files, strict=True)]
     sizes = image_sizes(root, paths)
-    _check_sizes(root, images, sizes)
+    _check_sizes(devkit, images, sizes)
     table = pd.DataFrame(
         {
             "image_id": np.array(ids, np.int32),
@@ -85,9 +89,9 @@ def image_ids(places: list[tuple[str, str]]) -> list[int]:
     return [order[place] for place in places]
 
 
-def _names(root: Path, split: str, place: str) -> list[str]:
+def _names(devkit: Path, split: str, place: str) -> list[str]:
     folder, name = place.split("/")
-    lists = root / "VOCdevkit" / folder / "ImageSets" / "Main"
+    lists = devkit / folder / "ImageSets" / "Main"
     path = lists / f"{name}.txt"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
@@ -95,21 +99,21 @@ def _names(root: Path, split: str, place: str) -> list[str]:
     return list(read_names(path, f"list of split {split!r}"))
 
 
-def _one_split_each(images: list[_Image]) -> None:
+def _one_split_each(devkit: Path, images: list[_Image]) -> None:
     seen: dict[tuple[str, str], str] = {}
     for image in images:
         first = seen.setdefault((image.folder, image.name), image.split)
         if first != image.split:
             raise InputError(
-                f"{image.folder}: image {image.name} is in {first!r} and in {image.split!r}; "
-                "an image belongs to one split"
+                f"{devkit / image.folder}: image {image.name} is in {first!r} and in "
+                f"{image.split!r}; an image belongs to one split"
             )
 
 
 def _read_image(
-    root: Path, split: str, folder: str, name: str, classes: tuple[str, ...], faults: Faults
+    devkit: Path, split: str, folder: str, name: str, classes: tuple[str, ...], faults: Faults
 ) -> _Image:
-    path = root / "VOCdevkit" / folder / "Annotations" / f"{name}.xml"
+    path = devkit / folder / "Annotations" / f"{name}.xml"
     try:
         tree = ET.parse(path).getroot()
     except FileNotFoundError:
@@ -184,10 +188,10 @@ def _flag(element: ET.Element, tag: str, where: str) -> bool:
     return text == "1"
 
 
-def _check_sizes(root: Path, images: list[_Image], sizes: np.ndarray) -> None:
+def _check_sizes(devkit: Path, images: list[_Image], sizes: np.ndarray) -> None:
     for image, size in zip(images, sizes, strict=True):
         if image.size != tuple(size):
-            path = root / "VOCdevkit" / image.folder / "Annotations" / f"{image.name}.xml"
+            path = devkit / image.folder / "Annotations" / f"{image.name}.xml"
             stated, found = (f"{width} x {height}" for width, height in (image.size, size))
             raise InputError(f"{path}: says {stated} pixels, but the image has {found}")
 
@@ -207,11 +211,12 @@ def _object_table(images: list[_Image], ids: list[int], kept: tuple[str, ...]) -
 
 
 def _class_table(options: Options, kept: tuple[str, ...]) -> pd.DataFrame:
+    superclass = SUPERCLASS if options.superclasses is None else options.superclasses
     return pd.DataFrame(
         {
             "class_id": range(len(kept)),
             "name": kept,
             "source_id": [str(options.classes.index(name) + 1) for name in kept],
-            "superclass": [SUPERCLASS.get(name, "") for name in kept],
+            "superclass": [superclass.get(name, "") for name in kept],
         }
     )

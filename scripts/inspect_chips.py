@@ -1,0 +1,213 @@
+"""Draw the chips that one image gets in an epoch, and what the detector is to learn in each.
+
+One row a scale: the image with its chips, then the chips as they are trained on, with their objects
+and the anchors that count as objects. Writes one picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from detransfer.console import InputError, run
+from detransfer.data.decoding import decode
+from detransfer.data.index import Index, read_index
+from detransfer.detection.chip_recipe import chip_plan
+from detransfer.detection.chips import place
+from detransfer.detection.proposals import read_proposals
+from detransfer.detection.rpn import IGNORED, ScaleAwareRpn
+from detransfer.detection.train import ChipDataset, scenes
+from detransfer.recipes import DetectionRecipe
+from detransfer.study import load_recipe_file
+
+# Okabe and Ito's colours, which colour-blind people tell apart; line styles say the same again.
+STYLES: dict[str, dict[str, Any]] = {
+    "positive chip": {"edgecolor": "#56B4E9", "linewidth": 2.0, "linestyle": "-"},
+    "negative chip": {"edgecolor": "#D55E00", "linewidth": 2.0, "linestyle": (0, (6, 2))},
+    "object learned at this scale": {"edgecolor": "#F0E442", "linewidth": 1.6, "linestyle": "-"},
+    "object not valid here": {"edgecolor": "#E69F00", "linewidth": 1.4, "linestyle": (0, (3, 1.5))},
+    "object always ignored": {"edgecolor": "white", "linewidth": 1.4, "linestyle": (0, (1, 1.2))},
+    "anchor that counts as object": {"edgecolor": "#009E73", "linewidth": 0.5, "linestyle": "-"},
+}
+POSITIVE, NEGATIVE, LEARNED, INVALID, LEFT_OUT, ANCHOR = STYLES
+CELL, WIDER = 2.6, 1.4  # inches, side of a chip's picture; how much wider the image's is
+ANCHORS = 40  # drawn in a chip; large objects have hundreds
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--index", type=Path, required=True, help="folder of the data set's index")
+    add("--splits", nargs="+", help="splits that the training takes (default: all)")
+    add("--image", required=True, help="image_id, or the end of the image's path")
+    add("--recipe", type=Path, required=True, help="recipe of a detector")
+    add("--proposals", type=Path, help="proposals.parquet of these splits, for negative chips")
+    add("--seed", type=int, default=0, help="seed of the training")
+    add("--epoch", type=int, default=0, help="epoch, from 0")
+    add("--mirrored", action="store_true", help="the image flipped left to right")
+    add("--chips", type=int, default=4, help="chips shown of a scale, at most")
+    add("--output", type=Path, required=True, help="PNG to write")
+    return parser.parse_args()
+
+
+def find_image(index: Index, wanted: str) -> int:
+    """Return the row of the image with this id, or whose path ends so.
+
+    Raises InputError where there is none, or more than one.
+    """
+    images = index.images
+    rows = np.flatnonzero(images["image_id"].astype(str) == wanted)
+    if not len(rows):
+        rows = np.flatnonzero(images["path"].str.endswith(wanted))
+    if len(rows) != 1:
+        some = ", ".join(images["path"].iloc[rows[:3]])
+        raise InputError(
+            f"--image {wanted}: {len(rows)} images have this image_id, or a path that ends so"
+            + (f" ({some}, ...); give more of the path" if some else f" in {index.root}")
+        )
+    return int(rows[0])
+
+
+def open_chips(arguments: argparse.Namespace, recipe: DetectionRecipe) -> ChipDataset:
+    """Return the chips of the image, the same that a training gets."""
+    index = read_index(arguments.index)
+    if arguments.splits:
+        index = index.split(*arguments.splits)
+    proposals = None
+    if arguments.proposals:
+        proposals = read_proposals(arguments.proposals, index.digest())
+    row = find_image(index, arguments.image)
+    image = scenes(index, background=True).part(slice(row, row + 1))
+    pad = torch.full((3,), 128, dtype=torch.uint8)
+    return ChipDataset(
+        image, chip_plan(recipe.chips), pad, arguments.seed, arguments.epoch, proposals
+    )
+
+
+def anchor_labels(rpn: ScaleAwareRpn, stride: int, target: dict[str, Tensor], size: int) -> Any:
+    """Return a chip's anchors (a, 4) and their labels (a,): 1 object, 0 background, -1 neither."""
+    cells = -(-size // stride)
+    chip = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
+    anchors = rpn.anchor_generator(chip, [torch.zeros(1, 1, cells, cells)])
+    labels, _ = rpn.assign_targets_to_anchors(anchors, [target])
+    return anchors[0].numpy(), labels[0].numpy()
+
+
+def outline(axis: Axes, box: Any, kind: str) -> None:
+    """Draw a box in its style, on a dark edge that shows on any image."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    style = STYLES[kind]
+    if kind != ANCHOR:
+        dark = {"edgecolor": "black", "linewidth": style["linewidth"] + 1.2, "alpha": 0.6}
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **dark))
+    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
+
+
+def draw_overview(axis: Axes, chips: ChipDataset, numbers: list[int], mirrored: bool) -> None:
+    """Draw the whole image, its objects as they count at one scale, and the scale's chips."""
+    scene, table = chips.images[0], chips.table
+    image = decode(scene.path)
+    axis.imshow((image.flip(2) if mirrored else image).permute(1, 2, 0).numpy())
+    learned = {row for number in numbers for row in table.learned(number).tolist()}
+    for row, box in enumerate(place(scene.boxes, *scene.size, mirrored)):
+        kind = LEARNED if row in learned else LEFT_OUT if scene.ignored[row] else INVALID
+        outline(axis, box, kind)
+    for order, number in enumerate(numbers, start=1):
+        window = table.windows[number]
+        outline(axis, window, POSITIVE if len(table.learned(number)) else NEGATIVE)
+        # Chips can share a corner; their numbers move along.
+        at = (window[0] + 0.03 * scene.size[0] * order, window[1] + 0.02 * scene.size[1])
+        axis.text(*at, str(order), fontsize=7, va="top", bbox={"pad": 1, "fc": "white", "lw": 0})
+
+
+def draw_chip(axis: Axes, chips: ChipDataset, number: int, labels: Any) -> str:
+    """Draw one chip as it is trained on; return the counts of its objects and anchors."""
+    image, target, _ = chips[number]
+    axis.imshow(image.permute(1, 2, 0).numpy())
+    anchors, label = labels
+    positive = anchors[label == 1]
+    for box in positive[:: len(positive) // ANCHORS + 1]:
+        outline(axis, box, ANCHOR)
+    kinds = []
+    for box, valid, name in zip(target["boxes"], target["valid"], target["labels"], strict=True):
+        kinds.append(LEFT_OUT if name == IGNORED else LEARNED if valid else INVALID)
+        outline(axis, box, kinds[-1])
+    axis.set_xlim(0, chips.plan.size)
+    axis.set_ylim(chips.plan.size, 0)
+    counts = [int((label == value).sum()) for value in (1, 0, -1)]
+    return (
+        f"{kinds.count(LEARNED)} of {len(kinds)} objects learned\n"
+        "anchors: {} object, {} background, {} left out".format(*counts)
+    )
+
+
+def draw(chips: ChipDataset, recipe: DetectionRecipe, arguments: argparse.Namespace) -> plt.Figure:
+    """Draw the rows of all scales with one legend."""
+    scene, table, plan = chips.images[0], chips.table, chips.plan
+    mine = table.mirrored == arguments.mirrored
+    levels = [np.flatnonzero(mine & (table.scales == k)).tolist() for k in range(len(plan.scales))]
+    shown = min(max(len(level) for level in levels), arguments.chips)
+    figure, axes = plt.subplots(
+        len(levels),
+        1 + shown,
+        figsize=(CELL * (WIDER + shown) + 0.6, (CELL + 0.6) * len(levels) + 1.0),
+        width_ratios=[WIDER, *[1] * shown],
+        squeeze=False,
+        layout="constrained",
+    )
+    stride = recipe.backbone.output_stride
+    rpn = ScaleAwareRpn(recipe.rpn.channels, stride, recipe.rpn)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_axis_off()
+    for scale, (numbers, row) in enumerate(zip(levels, axes, strict=True)):
+        draw_overview(row[0], chips, numbers, arguments.mirrored)
+        factor = plan.scales[scale].resize_factor(*scene.size)
+        low, high = plan.scales[scale].valid_range
+        more = f", {shown} drawn" if len(numbers) > shown else ""
+        row[0].set_title(
+            f"scale {scale}: x {factor:.3g}, objects of {low:g} to {high:g} px\n"
+            f"chips: {len(numbers)}{more}",
+            fontsize=7,
+        )
+        negative = [number for number in numbers if not len(table.learned(number))]
+        positive = numbers[: max(0, min(shown, len(numbers)) - len(negative))]
+        for number, axis in zip([*positive, *negative], row[1:], strict=False):
+            labels = anchor_labels(rpn, stride, chips[number].target, plan.size)
+            kind = "negative" if number in negative else "positive"
+            text = draw_chip(axis, chips, number, labels)
+            axis.set_title(f"chip {numbers.index(number) + 1}, {kind}: {text}", fontsize=6)
+    handles = [
+        Line2D([], [], color=s["edgecolor"], lw=2, ls=s["linestyle"]) for s in STYLES.values()
+    ]
+    legend = figure.legend(handles, STYLES, loc="outside lower center", ncols=3, fontsize=7)
+    legend.get_frame().set_facecolor("#808080")
+    name = f"{scene.path.name}, {scene.size[0]} x {scene.size[1]} pixels"
+    figure.suptitle(f"{name}{', mirrored' if arguments.mirrored else ''}", fontsize=9)
+    return figure
+
+
+def main() -> None:
+    arguments = parse()
+    recipe = load_recipe_file(arguments.recipe, DetectionRecipe)
+    figure = draw(open_chips(arguments, recipe), recipe, arguments)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(arguments.output, dpi=160)
+
+
+if __name__ == "__main__":
+    run(main)
