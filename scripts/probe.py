@@ -1,8 +1,9 @@
-"""Fit a linear probe to one layer of frozen features, and score it on test images.
+"""Fit linear probes to layers of frozen features, and score them on test images.
 
-Writes metrics.json, predictions.parquet (image_id, class_id, predicted, and the probability of the
-true class), classes.csv (the accuracy of each class), path.csv (the penalties tried on a held-out
-fifth of the training images) and probe.safetensors (weight and bias on the features as they are).
+Writes, in a folder for each layer, metrics.json, predictions.parquet (image_id, class_id,
+predicted, and the probability of the true class), classes.csv (the accuracy of each class),
+path.csv (the penalties tried on a held-out fifth of the training images) and probe.safetensors
+(weight and bias on the features as they are).
 
 Images whose data set gives them no class are taken where all their objects are of one class.
 """
@@ -70,7 +71,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--features", type=Path, required=True, help="folder of recorded features")
-    add("--layer", required=True, help="the layer to probe, such as conv5")
+    add("--layers", nargs="+", required=True, help="the layers to probe, such as conv5")
     add("--weights", type=Path, required=True, help="weights that the features must be of")
     add("--index", type=Path, required=True, help="folder of the data set's index")
     add("--splits", nargs="+", required=True, help="splits to learn from")
@@ -82,11 +83,11 @@ def parse() -> argparse.Namespace:
     add("--target", required=True, help="name of the run's target, for the record")
     add("--dataset", required=True, help="name of the target's data set, for the record")
     add("--seed", type=int, required=True, help="of the held-out fifth and of few-shot draws")
-    add("--output", type=Path, required=True, help="folder to write into")
+    add("--output", type=Path, required=True, help="folder to write a folder for each layer into")
     return parser.parse_args()
 
 
-def load_task(arguments: argparse.Namespace, found: Features, index: Index) -> Task:
+def load_task(arguments: argparse.Namespace, found: Features, index: Index, layer: str) -> Task:
     """Return the images of the task. Of objects' classes, those that no training image has go."""
     of_image = image_classes(index.split(*found.header["splits"]))
     parts = [rows_of(found, splits) for splits in (arguments.splits, [arguments.eval_split])]
@@ -98,7 +99,7 @@ def load_task(arguments: argparse.Namespace, found: Features, index: Index) -> T
     if not len(training) or not len(test):
         raise InputError(f"{arguments.index}: too few images show objects of one class alone")
     return Task(
-        features=found.layer(arguments.layer),
+        features=found.layer(layer),
         names=index.classes["name"].iloc[class_ids].tolist(),
         class_ids=class_ids,
         training=training,
@@ -215,7 +216,7 @@ def write_files(
 
 
 def comparability(
-    arguments: argparse.Namespace, found: Features, index: Index, task: Task
+    arguments: argparse.Namespace, found: Features, index: Index, task: Task, layer: str
 ) -> dict[str, str | int | float]:
     """Return what decides what the numbers mean, but for the network."""
     view = found.header["view"]
@@ -226,34 +227,14 @@ def comparability(
         "classes": len(task.names),
         "recipe": sha256(arguments.recipe),
         "view": digest(f"{name}={value}" for name, value in sorted(view.items())),
-        "layer": arguments.layer,
+        "layer": layer,
         "convention": CONVENTION,
         "image_size": view["size"],
     }
 
 
-def main() -> None:
-    arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, ProbeRecipe)
-    found, index = open_features(arguments.features), read_index(arguments.index)
-    found.check_source(index, arguments.weights)
-    task = load_task(arguments, found, index)
-    with threadpool_limits(arguments.threads):
-        metrics, fit = score(task, recipe, arguments, found)
-    name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)
-    code = code_digest(imported_files(Path(__file__), Path(detransfer.__file__).parent))
-    run_metrics = RunMetrics(
-        run=RunName(f"probe/{arguments.layer}", *name),
-        metrics=tuple(metrics),
-        fit=fit,
-        comparability=comparability(arguments, found, index, task),
-        provenance=provenance(arguments.weights, read_header(arguments.weights), code, "cpu"),
-    )
-    write_metrics(arguments.output / "metrics.json", run_metrics)
-
-
 def score(
-    task: Task, recipe: ProbeRecipe, arguments: argparse.Namespace, found: Features
+    task: Task, recipe: ProbeRecipe, arguments: argparse.Namespace, images: pd.DataFrame, out: Path
 ) -> tuple[list[Metric], dict[str, Any]]:
     """Fit the probe, test it, write its files; return its metrics and what the fitting came to."""
     started, seed, classes = time.monotonic(), arguments.seed, len(task.names)
@@ -267,9 +248,27 @@ def score(
     metrics = test_metrics(task, predicted, seed)
     if arguments.curves:
         metrics += curves(task, probe, known, test, recipe, seed)
-    images = found.images.iloc[task.test]
-    write_files(arguments.output, task, probe, images, predicted, probability)
+    write_files(out, task, probe, images.iloc[task.test], predicted, probability)
     return metrics, fit_record(task, probe, known, seconds)
+
+
+def main() -> None:
+    arguments = parse()
+    recipe = load_recipe_file(arguments.recipe, ProbeRecipe)
+    found, index = open_features(arguments.features), read_index(arguments.index)
+    found.check_source(index, arguments.weights)
+    name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)
+    code = code_digest(imported_files(Path(__file__), Path(detransfer.__file__).parent))
+    origin = provenance(arguments.weights, read_header(arguments.weights), code, "cpu")
+    for layer in arguments.layers:
+        task, out = load_task(arguments, found, index, layer), arguments.output / layer
+        with threadpool_limits(arguments.threads):
+            metrics, fit = score(task, recipe, arguments, found.images, out)
+        run_name = RunName(f"probe/{layer}", *name)
+        alike = comparability(arguments, found, index, task, layer)
+        write_metrics(
+            out / "metrics.json", RunMetrics(run_name, tuple(metrics), fit, alike, origin)
+        )
 
 
 if __name__ == "__main__":

@@ -99,13 +99,13 @@ def write_world(folder: Path, objects: bool = False) -> list[str]:
 def probed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("birds")
     words = write_world(folder)
-    call(repository / "scripts/probe.py", [*words, "--layer=conv5", "--curves"])
+    call(repository / "scripts/probe.py", [*words, "--layers=conv5", "--curves"])
     return folder
 
 
 def test_the_scores_are_those_of_the_predictions(probed: Path) -> None:
-    metrics = read_metrics(probed / "run/metrics.json")
-    table = pd.read_parquet(probed / "run/predictions.parquet")
+    metrics = read_metrics(probed / "run/conv5/metrics.json")
+    table = pd.read_parquet(probed / "run/conv5/predictions.parquet")
     truth = read_index(probed / "index").split("test").images
     assert table["image_id"].tolist() == truth["image_id"].tolist()
     assert table["class_id"].tolist() == truth["class_id"].tolist()
@@ -115,14 +115,14 @@ def test_the_scores_are_those_of_the_predictions(probed: Path) -> None:
     assert (top1.n, top1.floor, top1.unit) == (30, pytest.approx(100 / 3), "%")
     assert 60 < metrics.metric("top1_low").value < top1.value < metrics.metric("top1_high").value
     assert str(metrics.run) == "probe/conv5/birds/scratch/seed0"
-    classes = pd.read_csv(probed / "run/classes.csv")
+    classes = pd.read_csv(probed / "run/conv5/classes.csv")
     assert classes["name"].tolist() == NAMES and classes["images"].tolist() == [TESTED] * 3
     assert classes["accuracy"].mean() == pytest.approx(metrics.metric("mean_class_accuracy").value)
 
 
 def test_the_path_is_kept_and_says_what_was_chosen(probed: Path) -> None:
-    path = pd.read_csv(probed / "run/path.csv")
-    fit = read_metrics(probed / "run/metrics.json").fit
+    path = pd.read_csv(probed / "run/conv5/path.csv")
+    fit = read_metrics(probed / "run/conv5/metrics.json").fit
     assert path["penalty"].tolist() == RECIPE["penalties"] and path["converged"].all()
     chosen = path[path["chosen"]]
     assert chosen["penalty"].tolist() == [fit["penalty"]]
@@ -132,10 +132,10 @@ def test_the_path_is_kept_and_says_what_was_chosen(probed: Path) -> None:
 
 
 def test_the_weights_work_on_the_features_as_recorded(probed: Path) -> None:
-    weights = load_file(probed / "run/probe.safetensors")
+    weights = load_file(probed / "run/conv5/probe.safetensors")
     features = np.load(probed / "features/conv5.npy")
     scores = features @ weights["weight"] + weights["bias"]
-    table = pd.read_parquet(probed / "run/predictions.parquet")
+    table = pd.read_parquet(probed / "run/conv5/predictions.parquet")
     assert scores[-30:].argmax(1).tolist() == table["predicted"].tolist()
     share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     true = share[-30:][np.arange(30), table["class_id"]]
@@ -143,7 +143,7 @@ def test_the_weights_work_on_the_features_as_recorded(probed: Path) -> None:
 
 
 def test_curves_have_a_point_for_all_that_the_images_allow(probed: Path) -> None:
-    metrics = read_metrics(probed / "run/metrics.json")
+    metrics = read_metrics(probed / "run/conv5/metrics.json")
     names = [metric.name for metric in metrics.metrics]
     assert names[4:] == ["few_shot@1", "few_shot@2", "few_shot@5", "neighbours@1", "neighbours@3"]
     assert metrics.metric("few_shot@5").value > metrics.metric("few_shot@1").value - 10
@@ -162,10 +162,14 @@ def test_no_test_image_chooses_a_hyper_parameter(
     (tmp_path / "features/features.json").write_text(
         header.replace(old, sha256(tmp_path / "features/conv5.npy"))
     )
-    call(repository / "scripts/probe.py", [*words, "--layer=conv5"])
+    call(repository / "scripts/probe.py", [*words, "--layers=conv5"])
     for name in ("path.csv", "probe.safetensors"):
-        assert (tmp_path / "run" / name).read_bytes() == (probed / "run" / name).read_bytes()
-    scores = [read_metrics(f / "run/metrics.json").metric("top1").value for f in (probed, tmp_path)]
+        assert (tmp_path / "run/conv5" / name).read_bytes() == (
+            probed / "run/conv5" / name
+        ).read_bytes()
+    scores = [
+        read_metrics(f / "run/conv5/metrics.json").metric("top1").value for f in (probed, tmp_path)
+    ]
     assert scores[1] < scores[0] - 20
 
 
@@ -173,8 +177,8 @@ def test_images_with_objects_are_taken_where_these_are_of_one_class(
     repository: Path, tmp_path: Path
 ) -> None:
     words = write_world(tmp_path, objects=True)
-    call(repository / "scripts/probe.py", [*words, "--layer=conv5"])
-    metrics = read_metrics(tmp_path / "run/metrics.json")
+    call(repository / "scripts/probe.py", [*words, "--layers=conv5"])
+    metrics = read_metrics(tmp_path / "run/conv5/metrics.json")
     assert metrics.fit["images"] == 59 and metrics.metric("top1").n == 30
     assert metrics.comparability["classes"] == 3
 
@@ -192,10 +196,10 @@ def test_objects_classes_that_no_training_image_shows_alone_are_left_out(
     old = index.split("train", "test").digest()
     header = (tmp_path / "features/features.json").read_text().replace(old, again.digest())
     (tmp_path / "features/features.json").write_text(header)
-    call(repository / "scripts/probe.py", [*words, "--layer=conv5"])
-    table = pd.read_parquet(tmp_path / "run/predictions.parquet")
+    call(repository / "scripts/probe.py", [*words, "--layers=conv5"])
+    table = pd.read_parquet(tmp_path / "run/conv5/predictions.parquet")
     assert set(table["class_id"]) == {0, 2} and set(table["predicted"]) <= {0, 2}
-    classes = pd.read_csv(tmp_path / "run/classes.csv")
+    classes = pd.read_csv(tmp_path / "run/conv5/classes.csv")
     assert classes["class_id"].tolist() == [0, 2] and classes["name"].tolist() == ["heron", "gull"]
 
 
@@ -206,13 +210,15 @@ def refused(repository: Path, words: list[str], message: str) -> None:
 
 def test_what_does_not_fit_is_refused(repository: Path, tmp_path: Path) -> None:
     words = write_world(tmp_path)
-    refused(repository, [*words, "--layer=fc2"], "has no layer 'fc2', only conv5, fc1; name one of")
+    refused(
+        repository, [*words, "--layers=fc2"], "has no layer 'fc2', only conv5, fc1; name one of"
+    )
     other: dict[str, Any] = {**RECIPE, "penalties": [0.1, 1.0]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(other))
-    refused(repository, [*words, "--layer=fc1"], "penalties: the largest comes first")
+    refused(repository, [*words, "--layers=fc1"], "penalties: the largest comes first")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     save_backbone(tmp_path / "backbone.safetensors", {"w": torch.ones(1)}, {})
-    refused(repository, [*words, "--layer=fc1"], "these features are of other weights")
+    refused(repository, [*words, "--layers=fc1"], "these features are of other weights")
     assert not (tmp_path / "run").exists()
 
 
@@ -225,4 +231,4 @@ def test_a_class_without_training_images_is_named(repository: Path, tmp_path: Pa
     old = index.split("train", "test").digest()
     header = (tmp_path / "features/features.json").read_text().replace(old, again.digest())
     (tmp_path / "features/features.json").write_text(header)
-    refused(repository, [*words, "--layer=fc1"], "1 of 4 classes have no training image.*: owl;")
+    refused(repository, [*words, "--layers=fc1"], "1 of 4 classes have no training image.*: owl;")

@@ -94,31 +94,28 @@ rule classify:
         "--predictions {output.predictions} --output {output.metrics} 2> {log}"
 
 
-# Linear probes of frozen features (Tables 6 and 7); of Conv5 with few images and neighbours too.
-PROBE = RESULTS / "probe" / "{layer}" / "{target}" / "{pretraining}" / "seed{seed}"
+# Linear probes of frozen features; of Conv5 (Table 6) with few images and neighbours too.
+PROBE = RESULTS / "probe" / "{target}" / "{pretraining}" / "seed{seed}"
 
 
 rule probe:
     input:
         unpack(target_index),
-        features=lambda wildcards: features(
-            STUDY.targets[wildcards.target].dataset, wildcards.pretraining
-        ),
+        features=target_features,
         weights=lambda wildcards: frozen(wildcards.pretraining),
         recipe=STUDY.recipe("probe"),
         code=code("probe"),
     output:
-        metrics=PROBE / "metrics.json",
-        predictions=PROBE / "predictions.parquet",
-        classes=PROBE / "classes.csv",
-        path=PROBE / "path.csv",
-        weights=PROBE / "probe.safetensors",
+        metrics=PROBE / "conv5" / "metrics.json",
+        predictions=PROBE / "conv5" / "predictions.parquet",
+        classes=PROBE / "conv5" / "classes.csv",
+        path=PROBE / "conv5" / "path.csv",
+        weights=PROBE / "conv5" / "probe.safetensors",
     log:
-        LOGS / "probe" / "{layer}" / "{target}" / "{pretraining}" / "seed{seed}.log",
+        LOGS / "probe" / "{target}" / "{pretraining}" / "seed{seed}.log",
     benchmark:
-        TIMES / "probe" / "{layer}" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+        TIMES / "probe" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
     wildcard_constraints:
-        layer=one_of(LAYERS),
         target=one_of(PROBED),
     conda:
         "../../envs/torch.yaml"
@@ -127,15 +124,37 @@ rule probe:
         mem_mb=STUDY.resources.predict.mem_mb,
         runtime=STUDY.resources.predict.runtime,
     params:
+        layers="conv5",
+        curves="--curves",
         index=target_index_folder,
         splits=lambda wildcards: target_dataset(wildcards).train_splits,
         split=lambda wildcards: target_dataset(wildcards).eval_split,
         dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
-        curves=lambda wildcards: "--curves" if wildcards.layer == "conv5" else "",
-        folder=subpath(output.metrics, parent=True),
+        folder=str(PROBE),
     shell:
-        "python scripts/probe.py --features {input.features} --layer {wildcards.layer} "
+        "python scripts/probe.py --features {input.features} --layers {params.layers} "
         "--weights {input.weights} --index {params.index} --splits {params.splits} "
         "--eval-split {params.split} --recipe {input.recipe} {params.curves} "
         "--threads {threads} --pretraining {wildcards.pretraining} --target {wildcards.target} "
         "--dataset {params.dataset} --seed {wildcards.seed} --output {params.folder} 2> {log}"
+
+
+# The layers of a detector's head (Table 7), on the first target of classification.
+use rule probe as probe_head with:
+    output:
+        directory(PROBE / "head"),
+    log:
+        LOGS / "probe_head" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "probe_head" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(CLASSIFIED[:1]),
+        pretraining=one_of(DETECTORS),
+    params:
+        layers=lambda wildcards: RECIPES[f"pretrain_{wildcards.pretraining}"].head.layers,
+        curves="",
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
+        folder=str(PROBE / "head"),

@@ -41,9 +41,6 @@ GROUPED = [name for name in DETECTORS if superclasses(RECIPES[f"pretrain_{name}"
 # Targets whose frozen features are probed: those of classification (Table 7: the first), and the
 # first of detection, whose images show how large and how many their objects are.
 CLASSIFIED = [*STUDY.targets_of("classification")]
-LAYERS = ["conv5"] + [
-    layer for name in DETECTORS for layer in RECIPES[f"pretrain_{name}"].head.layers
-]
 PROBED = [*CLASSIFIED, *[*STUDY.targets_of("detection")][:1]] if CLASSIFIED else []
 
 
@@ -286,30 +283,25 @@ def runs(task, file, metric=None):
     ]
 
 
-def probes(layer, targets):
-    """The metrics of every probe of a layer on some targets."""
+def target_features(wildcards):
+    return features(STUDY.targets[wildcards.target].dataset, wildcards.pretraining)
+
+
+def probes(targets, part, pretrainings=STUDY.pretrainings):
+    """One file or folder of the probes of every run on some targets."""
     return [
-        RESULTS / "probe" / layer / target / pretraining / f"seed{seed}" / "metrics.json"
+        RESULTS / "probe" / target / pretraining / f"seed{seed}" / part
         for target in targets
         for pretraining in STUDY.fine_tuned(target)
+        if pretraining in pretrainings
         for seed in STUDY.seeds
-        if layer in recorded_layers(STUDY.targets[target].dataset, pretraining)
     ]
 
 
-def head_probes():
-    """The metrics of every probe of a detector's layers (Table 7), a detector after the other."""
-    layers = {
-        name: recorded_layers(STUDY.targets[PROBED[0]].dataset, name)
-        for name in DETECTORS
-        if name in STUDY.fine_tuned(PROBED[0])
-    }
-    return [
-        RESULTS / "probe" / layer / PROBED[0] / name / f"seed{seed}" / "metrics.json"
-        for name, own in layers.items()
-        for layer in own
-        for seed in STUDY.seeds
-    ]
+def head_metrics(folder):
+    """The metrics of the layers in a folder of probe_head, from the head's entrance to its exit."""
+    recipe = RECIPES[f"pretrain_{folder.parents[1].name}"]
+    return [folder / layer / "metrics.json" for layer in recipe.head.layers]
 
 
 def metric_of(name):
@@ -332,7 +324,7 @@ def tables_and_figures():
     if CLASSIFIED:
         made += ["table5.csv", "table6.csv", "breakdown.csv"]
         made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
-        made += ["table7.csv"] if head_probes() else []
+        made += ["table7.csv"] if probes(CLASSIFIED[:1], "head", DETECTORS) else []
     metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")
-    metrics += probes("conv5", PROBED) + (head_probes() if CLASSIFIED else [])
+    metrics += probes(PROBED, "conv5/metrics.json")
     return [RESULTS / name for name in made] + metrics

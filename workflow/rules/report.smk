@@ -71,7 +71,7 @@ use rule table2 as table5 with:
 
 use rule table2 as table6 with:
     input:
-        metrics=probes("conv5", CLASSIFIED),
+        metrics=probes(CLASSIFIED, "conv5/metrics.json"),
         published=STUDY.published / "table6.csv",
         code=code("tabulate_runs"),
     output:
@@ -187,7 +187,8 @@ rule figure1:
 
 rule table7:
     input:
-        metrics=head_probes() if CLASSIFIED else [],
+        conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", DETECTORS),
+        heads=probes(CLASSIFIED[:1], "head", DETECTORS),
         published=STUDY.published / "table7.csv",
         code=code("table7"),
     output:
@@ -203,14 +204,16 @@ rule table7:
         TIMES / "table7.tsv"
     conda:
         "../../envs/report.yaml"
+    params:
+        heads=[head_metrics(folder) for folder in probes(CLASSIFIED[:1], "head", DETECTORS)],
     shell:
-        "python scripts/table7.py {input.metrics} --published {input.published} "
+        "python scripts/table7.py {input.conv5} {params.heads} --published {input.published} "
         "--output {output} 2> {log}"
 
 
 rule few_shot:
     input:
-        metrics=probes("conv5", CLASSIFIED),
+        metrics=probes(CLASSIFIED, "conv5/metrics.json"),
         code=code("few_shot"),
     output:
         table=RESULTS / "few_shot.csv",
@@ -234,7 +237,7 @@ rule few_shot:
 
 rule breakdown:
     input:
-        metrics=probes("conv5", PROBED),
+        metrics=probes(PROBED, "conv5/metrics.json"),
         tables=[index_files(STUDY.targets[name].dataset) for name in PROBED],
         code=code("breakdown"),
     output:
