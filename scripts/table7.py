@@ -21,7 +21,7 @@ number rests on, its floor, the number that is published for this run on the dat
 minus it. Published rows without a run of ours stay, with n = 0.
 """
 METRICS = ["top1", "top1_low", "top1_high"]
-KEY = ["run", "dataset", "feature", "metric"]
+KEY = ["target", "dataset", "run", "feature", "metric"]
 COLUMNS = ["target", "dataset", "run", "feature", "dimension", "metric", "unit", "mean", "std", "n",
            "images", "floor", "published", "difference"]  # fmt: skip
 
@@ -59,7 +59,8 @@ def main() -> None:
         metrics = read_metrics(path)
         layers.setdefault(metrics.run.task.rpartition("/")[2], []).append(metrics)
     ours = pd.concat([summarise_layer(name, runs) for name, runs in layers.items()])
-    published = read_published_layers(arguments.published)
+    targets = ours[["dataset", "target"]].drop_duplicates()
+    published = read_published_layers(arguments.published).merge(targets, "left", "dataset")
     table = ours.merge(published, on=KEY, how="outer", suffixes=("", "_published"))
     for name in ("dimension", "unit"):
         table[name] = table[name].fillna(table[f"{name}_published"])

@@ -59,6 +59,7 @@ def test_heads_of_two_kinds_each_keep_their_order(repository: Path, tmp_path: Pa
         rows = table[(table["run"] == run) & (table["metric"] == "top1")]
         assert rows["feature"].tolist() == own
     missing = table[table["n"] == 0]
+    assert (table["target"] == "caltech256").all() and table["run"].iloc[-1] == "openimages"
     assert missing["run"].unique().tolist() == ["openimages"] and len(missing) == 7
     assert missing.set_index("feature")["dimension"]["conv_proj_14x14"] == 50_176
 

@@ -298,10 +298,13 @@ def probes(targets, part, pretrainings=STUDY.pretrainings):
     ]
 
 
-def head_metrics(folder):
-    """The metrics of the layers in a folder of probe_head, from the head's entrance to its exit."""
-    recipe = RECIPES[f"pretrain_{folder.parents[1].name}"]
-    return [folder / layer / "metrics.json" for layer in recipe.head.layers]
+def head_metrics(folders):
+    """The metrics of the layers in folders of probe_head, from each head's entrance to its exit."""
+    return [
+        folder / layer / "metrics.json"
+        for folder in folders
+        for layer in RECIPES[f"pretrain_{folder.parents[1].name}"].head.layers
+    ]
 
 
 def metric_of(name):

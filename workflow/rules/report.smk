@@ -205,7 +205,7 @@ rule table7:
     conda:
         "../../envs/report.yaml"
     params:
-        heads=[head_metrics(folder) for folder in probes(CLASSIFIED[:1], "head", DETECTORS)],
+        heads=head_metrics(probes(CLASSIFIED[:1], "head", DETECTORS)),
     shell:
         "python scripts/table7.py {input.conv5} {params.heads} --published {input.published} "
         "--output {output} 2> {log}"

@@ -182,10 +182,8 @@ def objective(data: Data, weights: np.ndarray, penalty: float) -> tuple[float, n
     loss, gradient = 0.0, np.zeros_like(weights)
     for place, block in data.blocks():
         truth, rows = data.class_ids[place], np.arange(place.stop - place.start)
-        scores, logs, _ = _scores(block, weights)
-        loss += float((logs - scores[rows, truth]).sum(dtype=np.float64))
-        scores -= logs[:, None]
-        residual = np.exp(scores, out=scores)
+        losses, residual, _ = _softmax(block, weights, truth)
+        loss += float(losses.sum(dtype=np.float64))
         residual[rows, truth] = 0
         residual[rows, truth] = -residual.sum(1)  # not p - 1, which rounding would swallow
         gradient[:-1] += block.T @ residual
@@ -201,9 +199,8 @@ def predict(data: Data, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     predicted = np.empty(len(data), np.int64)
     probability = np.empty(len(data), np.float32)
     for place, block in data.blocks():
-        truth, rows = data.class_ids[place], np.arange(place.stop - place.start)
-        scores, logs, predicted[place] = _scores(block, weights)
-        probability[place] = np.exp(scores[rows, truth] - logs)
+        losses, _, predicted[place] = _softmax(block, weights, data.class_ids[place])
+        probability[place] = np.exp(-losses)
     return predicted, probability
 
 
@@ -227,15 +224,22 @@ def few_shot(
     return solve(part, start, penalty, probe.space.variances, recipe), len(part)
 
 
-def _scores(block: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scores (k, classes) of which the best is 0, their log-sum-exp (k,), and the best (k,).
+def _softmax(
+    block: np.ndarray, weights: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return losses (k,), probabilities (k, classes) and the best class (k,) of some images.
 
-    The logarithm is exact to float32 even where one class is all but certain.
+    The losses are exact to float32 even where one class is all but certain.
     """
-    scores = block @ weights[:-1]
+    scores, rows = block @ weights[:-1], np.arange(len(block))
     scores += weights[-1]
-    best, rows = scores.argmax(1), np.arange(len(block))
-    scores -= scores[rows, best][:, None]
-    others = np.exp(scores)
-    others[rows, best] = 0
-    return scores, np.log1p(others.sum(1)), best
+    best = scores.argmax(1)
+    top, behind = scores[rows, best], scores[rows, best] - scores[rows, truth]
+    scores -= top[:, None]
+    shares = np.exp(scores, out=scores)
+    shares[rows, best] = 0
+    others = shares.sum(1)
+    losses = np.log1p(others) + behind
+    shares *= 1 / (1 + others)[:, None]
+    shares[rows, best] = 1 / (1 + others)
+    return losses, shares, best
