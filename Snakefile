@@ -18,6 +18,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/classification.smk"
+include: "workflow/rules/features.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -27,6 +28,10 @@ localrules:
     table2,
     table3,
     table5,
+    table6,
+    table7,
+    few_shot,
+    breakdown,
     coco_finetuning,
     pretraining_quality,
     figure1,

@@ -119,6 +119,10 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
             negatives.update(rpn_epochs=0.5, minimum_proposals=[0])
         recipe["rpn"].update(anchor_sizes=[16, 32], train_before=50, train_proposals=16)
         recipe["head"].update(hidden=32, rois_per_chip=8)
+    if recipe["task"] == "features":
+        recipe.update(size=64, resize=64)
+    if "penalties" in recipe:
+        recipe.update(penalties=[0.01])  # too few images to hold a fifth of them out
     if "metric" in recipe:
         recipe.update(scales=[{"factor": 1.0}], proposals_before=50, proposals=10)
     return recipe
