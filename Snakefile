@@ -17,6 +17,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/detection.smk"
+include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/report.smk"
@@ -27,6 +28,8 @@ localrules:
     table1,
     table2,
     table3,
+    table4,
+    table4_classes,
     table5,
     table6,
     table7,
@@ -37,6 +40,8 @@ localrules:
     figure1,
     figure2,
     diagnosis,
+    figure3,
+    figure4,
 
 
 rule all:

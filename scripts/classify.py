@@ -15,12 +15,13 @@ from detransfer.classification.accuracy import Accuracy, accuracy
 from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import labelled_images, load_classifier
 from detransfer.console import InputError, run
-from detransfer.data.index import Index, read_index
+from detransfer.data.index import read_index
 from detransfer.files import atomic
 from detransfer.imports import code_digest, imported_files
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
 from detransfer.training_log import device_name
 from detransfer.training_run import use_machine
+from detransfer.weights import check_classes
 
 DESCRIPTION = """\
 Run a trained classifier on one split of an index, each image through a central crop, and score it.
@@ -46,18 +47,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--predictions", type=Path, required=True, help="parquet file to write")
     add("--output", type=Path, required=True, help="metrics.json to write")
     return parser.parse_args()
-
-
-def check_classes(model: Path, header: dict[str, Any], index: Index) -> None:
-    """Raise InputError unless the model's classes are those of the index, in the same order."""
-    own, given = header["classes"], index.classes["name"].tolist()
-    for place in range(max(len(own), len(given))):
-        here, there = own[place : place + 1], given[place : place + 1]
-        if here != there:
-            raise InputError(
-                f"{model}: was trained for other classes than {index.root} has: class {place} is "
-                f"{here[0] if here else 'none'!r} there and {there[0] if there else 'none'!r} here"
-            )
 
 
 def write_predictions(path: Path, table: dict[str, np.ndarray]) -> None:
@@ -88,7 +77,7 @@ def main() -> None:
     device = use_machine(arguments.threads)
     model, header = load_classifier(arguments.model)
     index = read_index(arguments.index).split(arguments.split)
-    check_classes(arguments.model, header, index)
+    check_classes(arguments.model, header, index.classes["name"].tolist(), arguments.index)
     images = labelled_images(index, model.recipe.images)
     workers = arguments.threads if device.type == "cuda" else 0
     predicted, probability = predict(model, images, device, workers)

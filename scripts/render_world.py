@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from detransfer.console import run
+from detransfer.data.masks import voc_palette
 from detransfer.data.miniature.archives import ARCHIVES, write_archives
 from detransfer.data.miniature.flowers import FLOWERS, render_flower
 from detransfer.data.miniature.imagenet import det_class, render_loc
@@ -24,7 +25,7 @@ from detransfer.data.miniature.places import PLACES, render_place
 from detransfer.data.miniature.recipe import WorldRecipe
 from detransfer.data.miniature.scenes import Scene, render_classification, render_scene
 from detransfer.data.miniature.textures import Bytes
-from detransfer.data.miniature.voc import class_mask, voc_palette, void
+from detransfer.data.miniature.voc import class_mask, void
 from detransfer.data.miniature.world import ClassSpec, World, make_world
 from detransfer.files import atomic
 from detransfer.study import load_recipe_file

@@ -22,7 +22,7 @@ from timm.models import is_model
 from torch import Tensor, nn
 
 from detransfer.console import InputError
-from detransfer.deformable import deform, without_offsets
+from detransfer.deformable import OFFSET, deform, without_offsets
 from detransfer.files import atomic
 from detransfer.recipes import BackboneRecipe
 from detransfer.study import BackboneChoice, suggest
@@ -209,6 +209,26 @@ def fit_backbone(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             f"parameters {'; '.join(faults)}"
         )
     model.load_state_dict(given, strict=False)
+
+
+def keep_offsets(model: nn.Module, path: Path) -> None:
+    """Take the offsets of deformable convolutions over from the model file of a detector.
+
+    Raises InputError where that has none of the model's offsets, or others.
+    """
+    given, _ = read_weights(path)
+    own = model.state_dict()
+    for name, value in own.items():
+        if OFFSET in name:
+            kept = given.get(f"backbone.{name}")
+            if kept is None or kept.shape != value.shape:
+                found = "none" if kept is None else f"shape {list(kept.shape)}"
+                raise InputError(
+                    f"{path}: its offsets are not those of this network: {name} has shape "
+                    f"{list(value.shape)} here and {found} there; make "
+                    "backbone.deformable_groups of both recipes equal, or give offsets: zero"
+                )
+            value.copy_(kept)
 
 
 def transferable(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

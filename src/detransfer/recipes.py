@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -423,6 +423,65 @@ class InferenceRecipe(Strict):
         return self
 
 
+class ResizeRecipe(Strict):
+    """The size at which a segmenter sees an image, whole, in training and at test time."""
+
+    short: int = Field(gt=0, description="shorter side, pixels")
+    long: int = Field(gt=0, description="largest longer side, pixels; it wins")
+    flip: bool = Field(True, description="an epoch shows every image mirrored, too")
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> ResizeRecipe:
+        if self.short > self.long:
+            raise ValueError("short: must not exceed `long`")
+        return self
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return an image's height and width for the network (``resize`` in DCN's image.py)."""
+        scale = self.short / min(height, width)
+        if round(scale * max(height, width)) > self.long:
+            scale = self.long / max(height, width)
+        return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+class PlainHeadRecipe(Strict):
+    """The head of the authors' segmentation code: two 1x1 convolutions."""
+
+    kind: Literal["plain"] = Field(description="which head")
+    hidden: int = Field(1024, gt=0, description="width of fc6")
+
+
+class AsppRecipe(Strict):
+    """Atrous spatial pyramid pooling as in DeepLab v2: branches that are added up."""
+
+    kind: Literal["aspp"] = Field(description="which head")
+    hidden: int = Field(1024, gt=0, description="width of fc6 and fc7 of a branch")
+    rates: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Distinct] = Field(
+        (6, 12, 18, 24), min_length=1, description="dilation of the branches, steps of Conv5"
+    )
+
+
+class SegmentationRecipe(Strict):
+    """Training of DeepLab (the paper's section 4.2; silent points from its code for DCN)."""
+
+    task: Literal["segmentation"]
+    training: TrainingRecipe
+    backbone: BackboneRecipe
+    offsets: Literal["zero", "keep"] = Field(
+        "zero", description="of Conv5 at the start; keep: those of a detector trained here"
+    )
+    images: ResizeRecipe
+    head: Annotated[PlainHeadRecipe | AsppRecipe, Field(discriminator="kind")] = Field(
+        description="what reads Conv5: plain (the authors' code) or aspp"
+    )
+
+    @model_validator(mode="after")
+    def _offsets_exist(self) -> SegmentationRecipe:
+        if self.offsets == "keep" and not self.backbone.deformable_groups:
+            raise ValueError("offsets: there are none to keep at backbone.deformable_groups 0")
+        return self
+
+
 def load_recipes(study: Study) -> dict[str, Strict]:
     """Return every recipe that the study's networks use, by stage.
 
@@ -432,6 +491,7 @@ def load_recipes(study: Study) -> dict[str, Strict]:
     training: dict[str, type[Strict]] = {
         "classification": ClassificationRecipe,
         "detection": DetectionRecipe,
+        "segmentation": SegmentationRecipe,
     }
     wanted = {f"pretrain_{name}": training[p.kind] for name, p in study.trained.items()}
     wanted |= {f"finetune_{name}": training[t.task] for name, t in study.targets.items()}
@@ -452,6 +512,8 @@ def load_recipes(study: Study) -> dict[str, Strict]:
         assert isinstance(evaluation, InferenceRecipe)
         if isinstance(evaluation.metric, VocRecipe):
             _check_thresholds(study.recipe(f"evaluate_{name}"), evaluation.metric)
+    for name in study.targets_of("segmentation"):
+        _check_offsets(study, recipes, name)
     return recipes
 
 
@@ -479,3 +541,22 @@ def _check_thresholds(path: Path, recipe: VocRecipe) -> None:
             f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
             f"{', '.join(missing)}"
         )
+
+
+def _check_offsets(study: Study, recipes: Mapping[str, Strict], target: str) -> None:
+    """Raise InputError where a segmenter keeps offsets of another number of groups than its own."""
+    recipe, path = recipes[f"finetune_{target}"], study.recipe(f"finetune_{target}")
+    assert isinstance(recipe, SegmentationRecipe)
+    if recipe.offsets == "zero":
+        return
+    wanted = recipe.backbone.deformable_groups
+    for name in study.detectors:
+        source = recipes[f"pretrain_{name}"]
+        assert isinstance(source, DetectionRecipe)
+        given = source.backbone.deformable_groups
+        if given != wanted:
+            raise InputError(
+                f"{path}: offsets: keep needs backbone.deformable_groups {given} as in "
+                f"{study.recipe(f'pretrain_{name}')}, not {wanted}; make them equal, or give "
+                "offsets: zero"
+            )

@@ -126,7 +126,9 @@ Pretraining = Annotated[Untrained | Imported | Trained | Matched, Field(discrimi
 class Target(Strict):
     """A data set with a task; every pre-training is fine-tuned on it for every seed."""
 
-    task: Literal["detection", "classification"] = Field(description="what is learnt")
+    task: Literal["detection", "classification", "segmentation"] = Field(
+        description="what is learnt"
+    )
     dataset: Name = Field(description="the data set it is learnt on")
     pretrainings: tuple[Name, ...] | None = Field(
         None, min_length=1, description="those that are fine-tuned on it; null: all"

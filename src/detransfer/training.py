@@ -43,7 +43,7 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images (n, 3, h, w) uint8, a list of n targets, and n names."""
+    """Images (n, 3, h, w) uint8, a list of n targets, and n names (see :func:`collate`)."""
 
     images: Tensor
     targets: list[Any]
@@ -277,12 +277,12 @@ def epoch_order(size: int, batch: int, seed: int, epoch: int) -> list[list[int]]
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack images of one size; keep targets and names as lists."""
-    return Batch(
-        torch.stack([e.image for e in examples]),
-        [e.target for e in examples],
-        [e.name for e in examples],
-    )
+    """Put images into one tensor, smaller ones at the upper left of zeros; list the rest."""
+    height, width = (max(e.image.shape[side] for e in examples) for side in (1, 2))
+    images = examples[0].image.new_zeros((len(examples), 3, height, width))
+    for canvas, (image, _, _) in zip(images, examples, strict=True):
+        canvas[:, : image.shape[1], : image.shape[2]] = image
+    return Batch(images, [e.target for e in examples], [e.name for e in examples])
 
 
 def _to(target: Any, device: torch.device) -> Any:

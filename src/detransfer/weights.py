@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,17 @@ def read_header(path: Path) -> dict[str, Any]:
             return header
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def check_classes(
+    path: Path, header: Mapping[str, Any], classes: Sequence[str], index: Path
+) -> None:
+    """Raise InputError unless a model's classes are those of an index, in the same order."""
+    own = header["classes"]
+    for place in range(max(len(own), len(classes))):
+        here, there = own[place : place + 1], list(classes[place : place + 1])
+        if here != there:
+            raise InputError(
+                f"{path}: was trained for other classes than {index} has: class {place} is "
+                f"{here[0] if here else 'none'!r} there and {there[0] if there else 'none'!r} here"
+            )

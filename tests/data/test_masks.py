@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import scipy.sparse
@@ -16,8 +19,10 @@ from PIL import Image
 from torchvision.datasets import SBDataset
 
 from detransfer.console import InputError
-from detransfer.data.masks import read_mask
+from detransfer.data.index import Index, empty_objects
+from detransfer.data.masks import encode_mask, mask_paths, read_mask, resize_labels, voc_palette
 
+VOC_COLOURS = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # background, aeroplane, bicycle, bird
 PALETTE = [value for number in range(256) for value in (number, 255 - number, number // 2)]
 
 
@@ -59,6 +64,52 @@ def test_every_form_is_read_exactly(mask: np.ndarray) -> None:
             found = read_mask(path)
             assert found.dtype == np.uint8
             np.testing.assert_array_equal(found, mask)
+
+
+@settings(max_examples=40, deadline=None)
+@given(MASKS)
+def test_what_is_written_is_read_exactly_and_has_vocs_colours(mask: np.ndarray) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "mask.png")
+        path.write_bytes(encode_mask(mask))
+        np.testing.assert_array_equal(read_mask(path), mask)
+        with Image.open(path) as image:
+            assert image.mode == "P" and image.getpalette()[:12] == VOC_COLOURS
+            np.testing.assert_array_equal(image.convert("RGB"), voc_palette()[mask])
+
+
+@settings(max_examples=60, deadline=None)
+@given(MASKS, st.integers(1, 12), st.integers(1, 12))
+def test_resized_labels_are_those_under_the_middle(
+    mask: np.ndarray, height: int, width: int
+) -> None:
+    found = resize_labels(mask, height, width)
+    assert found.shape == (height, width) and found.dtype == mask.dtype
+    for row, column in np.ndindex(height, width):
+        down = Fraction(2 * row + 1, 2 * height) * mask.shape[0]
+        right = Fraction(2 * column + 1, 2 * width) * mask.shape[1]
+        assert found[row, column] == mask[int(down), int(right)]
+
+
+def test_resizing_is_that_of_libraries() -> None:
+    """At sizes where no pixel's middle falls on a border, which they round either way."""
+    mask = np.random.default_rng(0).integers(0, 21, (375, 500)).astype(np.uint8)
+    for height, width in ((360, 480), (1125, 1500), (125, 100)):
+        ours = resize_labels(mask, height, width)
+        pillow = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+        exact = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        for theirs in (np.array(pillow), exact):
+            assert (ours == theirs).mean() > 0.99
+    np.testing.assert_array_equal(resize_labels(mask, 375, 500), mask)
+
+
+def test_masks_of_an_index(tmp_path: Path) -> None:
+    images = pd.DataFrame({"path": ["a.jpg"], "mask": ["masks/a.png"]})
+    classes = pd.DataFrame({"name": ["background"]})
+    index = Index(images, empty_objects(), classes, tmp_path)
+    assert mask_paths(index) == [tmp_path / "masks/a.png"]
+    with pytest.raises(InputError, match="its images have no masks"):
+        mask_paths(Index(images[["path"]], empty_objects(), classes, tmp_path))
 
 
 def test_it_agrees_with_torchvision(tmp_path: Path) -> None:

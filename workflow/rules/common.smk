@@ -41,6 +41,7 @@ GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{
 # first of detection, whose images show how large and how many their objects are.
 CLASSIFIED = [*STUDY.targets_of("classification")]
 PROBED = [*CLASSIFIED, *[*STUDY.targets_of("detection")][:1]] if CLASSIFIED else []
+TASKS = ("detection", "segmentation", "classification")
 
 
 def one_of(names):
@@ -170,6 +171,14 @@ def parts(wildcards, input):
     names = DATASETS[wildcards.dataset].archives
     pairs = zip(input.archives, names, strict=True)
     return [f"--part {path} {CATALOG[name].extract_to}" for path, name in pairs]
+
+
+def kept_offsets(wildcards):
+    """The detector whose offsets a segmenter keeps: of a pre-training on detection, if asked to."""
+    recipe = RECIPES[f"finetune_{wildcards.target}"]
+    if recipe.offsets == "zero" or wildcards.pretraining not in STUDY.detectors:
+        return []
+    return RESULTS / "pretraining" / wildcards.pretraining / "model.safetensors"
 
 
 def rendered_archive(wildcards):
@@ -328,6 +337,22 @@ VOC_PAIRS = [
     if metric_of(target) == "voc"
     for pair in contrasted("detection", target)
 ]
+MASK_PAIRS = [
+    pair
+    for target in STUDY.targets_of("segmentation")
+    for pair in contrasted("segmentation", target)
+]
+
+
+def evaluated(task):
+    """The indices and images of all targets of a task."""
+    datasets = {given.dataset for given in STUDY.targets_of(task).values()}
+    return [file for name in sorted(datasets) for file in [*index_files(name), images(name)]]
+
+
+def contrasts():
+    """The options of a comparison: each pre-training on detection with what it started from."""
+    return [f"--contrast {name} {start}" for name, start in STUDY.contrasts.items()]
 
 
 def tables_and_figures():
@@ -348,6 +373,10 @@ def tables_and_figures():
         made += ["table5.csv", "table6.csv", "breakdown.csv"]
         made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
         made += ["table7.csv"] if probes(CLASSIFIED[:1], "head", STUDY.detectors) else []
-    metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")
+    if STUDY.targets_of("segmentation"):
+        made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
+    if MASK_PAIRS:
+        made += ["figure3.csv", "figure3.pdf", "figure3.png"]
+    metrics = [file for task in TASKS for file in runs(task, "metrics.json")]
     metrics += probes(PROBED, "conv5/metrics.json")
     return [RESULTS / name for name in made] + metrics

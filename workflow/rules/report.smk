@@ -293,15 +293,7 @@ rule figure2:
         found=runs("detection", "detections.parquet", "voc"),
         analysed=runs("detection", "objects.parquet", "voc"),
         metrics=runs("detection", "metrics.json", "voc"),
-        truth=[
-            file
-            for target in STUDY.targets_of("detection")
-            if metric_of(target) == "voc"
-            for file in [
-                *index_files(STUDY.targets[target].dataset),
-                images(STUDY.targets[target].dataset),
-            ]
-        ],
+        truth=evaluated("detection"),
         code=code("figure2"),
     output:
         table=RESULTS / "figure2.csv",
@@ -323,3 +315,107 @@ rule figure2:
     shell:
         "python scripts/figure2.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
         "--png {output.png} 2> {log}"
+
+
+use rule table2 as table4 with:
+    input:
+        metrics=runs("segmentation", "metrics.json"),
+        published=STUDY.published / "table4.csv",
+        code=code("tabulate_runs"),
+    output:
+        report(
+            RESULTS / "table4.csv",
+            caption="../report/table4.rst",
+            category="Segmentation",
+            labels={"table": "4", "shows": "mean IoU by pre-training"},
+        ),
+    log:
+        LOGS / "table4.log",
+    benchmark:
+        TIMES / "table4.tsv"
+    params:
+        metrics=["mIoU", "mIoU_resized"],
+
+
+rule table4_classes:
+    input:
+        metrics=runs("segmentation", "metrics.json"),
+        confusion=runs("segmentation", "confusion.parquet"),
+        published=STUDY.published / "text.csv",
+        code=code("table4_classes"),
+    output:
+        report(
+            RESULTS / "table4_classes.csv",
+            caption="../report/table4_classes.rst",
+            category="Segmentation",
+            labels={"table": "4", "shows": "IoU of each class"},
+        ),
+    log:
+        LOGS / "table4_classes.log",
+    benchmark:
+        TIMES / "table4_classes.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        runs=runs("segmentation", ""),
+        contrasts=contrasts(),
+    shell:
+        "python scripts/table4_classes.py {params.runs} {params.contrasts} "
+        "--published {input.published} --output {output} 2> {log}"
+
+
+rule figure3:
+    input:
+        metrics=runs("segmentation", "metrics.json"),
+        confusion=runs("segmentation", "confusion.parquet"),
+        predictions=runs("segmentation", "predictions.zip"),
+        truth=evaluated("segmentation"),
+        code=code("figure3"),
+    output:
+        table=RESULTS / "figure3.csv",
+        pdf=RESULTS / "figure3.pdf",
+        png=report(
+            RESULTS / "figure3.png",
+            caption="../report/figure3.rst",
+            category="Segmentation",
+            labels={"figure": "3", "shows": "segmentations side by side"},
+        ),
+    log:
+        LOGS / "figure3.log",
+    benchmark:
+        TIMES / "figure3.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        pairs=MASK_PAIRS,
+    shell:
+        "python scripts/figure3.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
+        "--png {output.png} 2> {log}"
+
+
+rule figure4:
+    input:
+        metrics=runs("segmentation", "metrics.json"),
+        confusion=runs("segmentation", "confusion.parquet"),
+        code=code("figure4"),
+    output:
+        table=RESULTS / "figure4.csv",
+        pdf=RESULTS / "figure4.pdf",
+        png=report(
+            RESULTS / "figure4.png",
+            caption="../report/figure4.rst",
+            category="Segmentation",
+            labels={"figure": "4", "shows": "mean IoU near to and far from borders"},
+        ),
+    log:
+        LOGS / "figure4.log",
+    benchmark:
+        TIMES / "figure4.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        runs=runs("segmentation", ""),
+        contrasts=contrasts(),
+    shell:
+        "python scripts/figure4.py {params.runs} {params.contrasts} --csv {output.table} "
+        "--pdf {output.pdf} --png {output.png} 2> {log}"

@@ -1,21 +1,31 @@
 """Segmentation masks: one class number a pixel.
 
-Two official forms: the palette PNGs of PASCAL VOC, whose palette index is the class, and the MATLAB
-files of the Semantic Boundaries Dataset (``GTcls.Segmentation``; Hariharan et al., ICCV 2011).
+Two official forms are read: the palette PNGs of PASCAL VOC, whose palette index is the class, and
+the MATLAB files of the Semantic Boundaries Dataset (``GTcls.Segmentation``; Hariharan et al., ICCV
+2011). The first is written too.
 """
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from detransfer.console import InputError
+from detransfer.data.index import Index
 from detransfer.data.matfile import read_mat
 
 VOID = 255  # pixels that count neither for nor against: borders and what is hard to tell
 VOC_CLASSES = 20
+
+
+def mask_paths(index: Index) -> list[Path]:
+    """Return the mask of each image of an index; raises InputError where it has none."""
+    if "mask" not in index.images:
+        raise InputError(f"{index.root}: its images have no masks; it is no segmentation data")
+    return [index.root / path for path in index.images["mask"]]
 
 
 def read_mask(path: Path, classes: int = VOC_CLASSES) -> np.ndarray:
@@ -61,3 +71,34 @@ def _read_mat(path: Path) -> np.ndarray:
     if mask.dtype.kind not in "iu":
         raise InputError(f"{path}: GTcls.Segmentation is not a mask ({mask.dtype})")
     return mask
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Return a mask (h, w) as the bytes of a PNG with VOC's palette."""
+    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
+    image.putpalette(voc_palette().ravel().tolist())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def voc_palette() -> np.ndarray:
+    """Return VOC's colours, (256, 3): each bit of a class goes to a bit of one channel, high first.
+
+    VOCdevkit 2012, VOClabelcolormap.m.
+    """
+    number = np.arange(256)[:, None]
+    channels = np.arange(3)
+    colours = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        colours |= (number >> (3 * bit + channels) & 1) << (7 - bit)
+    return colours.astype(np.uint8)
+
+
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return labels (h, w) at another size: each pixel takes that under its centre."""
+    rows, columns = (
+        ((2 * np.arange(new) + 1) * old) // (2 * new)
+        for new, old in zip((height, width), labels.shape, strict=True)
+    )
+    return labels[rows].take(columns, axis=1)

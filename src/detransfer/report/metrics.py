@@ -107,6 +107,29 @@ def check_comparable(runs: Sequence[RunMetrics]) -> None:
                 )
 
 
+Runs = dict[str, dict[str, dict[int, Path]]]  # folders by target, pre-training and seed
+
+
+def runs_in(folders: Sequence[Path]) -> tuple[Runs, dict[str, str]]:
+    """Return the runs whose metrics.json lie in ``folders``, and the data set of each target.
+
+    Raises InputError for a run given twice and for runs of one target that are not comparable.
+    """
+    found: Runs = {}
+    known: dict[str, list[RunMetrics]] = {}
+    for folder in folders:
+        run = read_metrics(folder / "metrics.json")
+        name = run.run
+        seeds = found.setdefault(name.target, {}).setdefault(name.pretraining, {})
+        if name.seed in seeds:
+            raise InputError(f"{name}: this run is given twice ({seeds[name.seed]}, {folder})")
+        seeds[name.seed] = folder
+        known.setdefault(name.target, []).append(run)
+    for runs in known.values():
+        check_comparable(runs)
+    return found, {target: runs[0].run.dataset for target, runs in known.items()}
+
+
 def provenance(
     model: Path, header: Mapping[str, Any], evaluation_code: str, device: str
 ) -> dict[str, str | int | float | None]:

@@ -6,16 +6,15 @@ around every object, and objects that are difficult are void as a whole; SBD's h
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.sparse import csc_array
 
+from detransfer.data.masks import VOID, encode_mask
 from detransfer.data.miniature.annotations import difficult, voc_xml
 from detransfer.data.miniature.packing import (
     Stream,
@@ -34,7 +33,6 @@ TRAINVAL_2007 = ("VOCtrainval_06-Nov-2007.tar",)
 TEST_2007 = ("VOCtest_06-Nov-2007.tar",)
 TRAINVAL_2012 = ("VOCtrainval_11-May-2012.tar",)
 SBD = ("benchmark.tgz",)
-VOID = 255
 SBD_CLASSES = 20  # SBD's files have one list of boundaries for each of VOC's classes
 
 
@@ -152,34 +150,13 @@ def _files(
         if masks:
             away = void(scene, world.unit)
             for kind, mask in (("Class", class_mask(scene)), ("Object", scene.instances + 1)):
-                yield f"Segmentation{kind}/{image_id}.png", _png(np.where(away, VOID, mask))
+                yield f"Segmentation{kind}/{image_id}.png", encode_mask(np.where(away, VOID, mask))
     half = len(ids) // 2
     sets = {"train": ids[:half], "val": ids[half:], "trainval": ids}
     for folder in ("Main", "Segmentation") if masks else ("Main",):
         for name, part in ({"test": ids} if stream == Stream.VOC_TEST_2007 else sets).items():
             content = "".join(f"{k}\n" for k in sorted(part)).encode()
             yield f"ImageSets/{folder}/{name}.txt", content
-
-
-def voc_palette() -> Bytes:
-    """Return VOC's colours, (256, 3): each bit of a class goes to a bit of one channel, high first.
-
-    VOCdevkit 2012, VOClabelcolormap.m.
-    """
-    number = np.arange(256)[:, None]
-    channels = np.arange(3)
-    colours = np.zeros((256, 3), np.int64)
-    for bit in range(8):
-        colours |= (number >> (3 * bit + channels) & 1) << (7 - bit)
-    return colours.astype(np.uint8)
-
-
-def _png(mask: NDArray[np.integer]) -> bytes:
-    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
-    image.putpalette(voc_palette().ravel().tolist())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _sbd_file(mask: Bytes) -> bytes:

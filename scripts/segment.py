@@ -1,0 +1,53 @@
+"""Run a trained segmenter on one split of an index.
+
+Writes the predicted masks, palette PNGs in one zip file, at the size that the network sees (see
+detransfer.segmentation.predictions).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from detransfer.console import run
+from detransfer.data.index import read_index
+from detransfer.segmentation.deeplab import load_segmenter
+from detransfer.segmentation.images import masked_images
+from detransfer.segmentation.predict import predict
+from detransfer.segmentation.predictions import write_predictions
+from detransfer.training_run import use_machine
+from detransfer.weights import check_classes
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="model.safetensors of train_segmenter.py")
+    add("--index", type=Path, required=True, help="folder of the data set's index")
+    add("--split", required=True, help="split to run on")
+    add("--threads", type=int, default=1, help="processor cores to use")
+    add("--output", type=Path, required=True, help="zip file of predicted masks to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = use_machine(arguments.threads)
+    model, header = load_segmenter(arguments.model)
+    index = read_index(arguments.index).split(arguments.split)
+    classes = index.classes["name"].tolist()
+    check_classes(arguments.model, header, classes, arguments.index)
+    images = masked_images(index, model.recipe.images)
+    image_ids = index.images["image_id"].tolist()
+    workers = arguments.threads if device.type == "cuda" else 0
+    started = time.monotonic()
+    found = predict(model, images, device, workers)
+    write_predictions(arguments.output, ((image_ids[row], mask) for row, mask, _ in found))
+    speed = len(image_ids) / (time.monotonic() - started)
+    logging.info("%d images at %.2f images/s -> %s", len(image_ids), speed, arguments.output)
+
+
+if __name__ == "__main__":
+    run(main)

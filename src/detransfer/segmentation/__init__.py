@@ -1,0 +1,1 @@
+"""Semantic segmentation: DeepLab, its training, and scores near to and far from borders."""

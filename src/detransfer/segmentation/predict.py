@@ -1,0 +1,53 @@
+"""Predicted masks of a trained segmenter, at the size that the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from detransfer.segmentation.deeplab import Segmenter
+from detransfer.segmentation.images import MaskedImages
+from detransfer.training import collate
+
+BATCH = 8  # images at once; the result does not depend on it
+
+
+def predict(
+    model: Segmenter, images: MaskedImages, device: torch.device, workers: int = 0
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (row, predicted mask, true mask) for every image, both masks uint8 (h, w).
+
+    Only images of one size share a batch, so that none is padded: the rows come in the order of
+    their sizes. The model is put into evaluation mode.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    batches = batches_by_size(images.sizes, BATCH)
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    for rows, batch in zip(batches, loader, strict=True):
+        with torch.inference_mode():
+            scores = model(batch.images.to(device, non_blocking=True))
+            labels = scores.argmax(1).to(torch.uint8).cpu().numpy()
+        for row, found, truth in zip(rows, labels, batch.targets, strict=True):
+            yield row, found, truth.numpy()
+
+
+def batches_by_size(sizes: np.ndarray, batch: int) -> list[list[int]]:
+    """Group the rows of ``sizes`` (n, 2) into batches of one size, rows rising within a size."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, size in enumerate(sizes.tolist()):
+        groups.setdefault(tuple(size), []).append(row)
+    return [
+        rows[start : start + batch]
+        for _, rows in sorted(groups.items())
+        for start in range(0, len(rows), batch)
+    ]
