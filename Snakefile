@@ -35,6 +35,7 @@ localrules:
     coco_finetuning,
     pretraining_quality,
     figure1,
+    figure2,
     diagnosis,
 
 

@@ -1,8 +1,9 @@
 """Look a data set over before anything is trained on it, and report what is wrong.
 
-Reads the header of every image, decodes a sample, compares sizes with the index, looks for equal
-files in the splits for training and for evaluation, and for classes without an image. Everything
-found goes into the report; damaged images are an error, because a training would stop at them.
+Checks every row of the index (boxes inside their image, classes that are listed), reads the header
+of every image and compares sizes, decodes a sample with its masks, and looks for equal files in the
+splits for training and for evaluation and for classes without an example. Everything found goes
+into the report; broken rows and damaged images are an error: a training would stop at them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from PIL import Image
 
 from detransfer.console import InputError, run
 from detransfer.data.images import image_size
-from detransfer.data.index import Index, read_index
+from detransfer.data.index import Index, check_tables, read_index
+from detransfer.data.masks import read_mask
 from detransfer.files import atomic, sha256
 
 COLUMNS = ["severity", "finding", "path", "detail"]
@@ -57,14 +59,42 @@ def wrong_headers(index: Index, threads: int) -> Iterator[Finding]:
         yield from filter(None, pool.map(look, rows))
 
 
-def damaged(index: Index, count: int) -> Iterator[Finding]:
-    """Yield the images of a sample whose content cannot be decoded."""
-    for path in index.sample(count).images["path"]:
+def broken_rows(index: Index, folder: Path) -> Iterator[Finding]:
+    """Yield the first row that the index should not have: a box out of bounds, an unknown class."""
+    try:
+        check_tables(index.images, index.objects, index.classes, index.negatives)
+    except InputError as error:
+        yield "error", "broken row of the index", str(folder), str(error)
+
+
+def damaged(index: Index, count: int, threads: int) -> Iterator[Finding]:
+    """Yield the images of a sample whose content, or whose mask, cannot be decoded."""
+
+    def look(path: str) -> Finding | None:
         try:
             with Image.open(index.root / path) as image:
                 image.load()
         except (OSError, SyntaxError, ValueError) as error:
-            yield "error", "damaged image", path, str(error)
+            return "error", "damaged image", path, str(error)
+        return None
+
+    def look_at_mask(row: tuple[str, int, int]) -> Finding | None:
+        path, *size = row
+        try:
+            height, width = read_mask(index.root / path, len(index.classes) - 1).shape
+        except InputError as error:
+            return "error", "damaged mask", path, str(error)
+        if [width, height] != size:
+            sizes = f"{width} x {height}, its image {size[0]} x {size[1]}"
+            return "error", "mask of another size than its image", path, sizes
+        return None
+
+    images = index.sample(count).images
+    with ThreadPoolExecutor(threads) as pool:
+        yield from filter(None, pool.map(look, images["path"]))
+        if "mask" in images:
+            rows = images[["mask", "width", "height"]].itertuples(index=False, name=None)
+            yield from filter(None, pool.map(look_at_mask, rows))
 
 
 def shared_images(train: Index, evaluation: Index) -> Iterator[Finding]:
@@ -98,13 +128,24 @@ def absent_classes(part: Index, name: str) -> Iterator[Finding]:
         yield "warning", f"class without example in {name}", "", part.classes["name"][class_id]
 
 
+def refuse(index: Index, errors: list[Finding]) -> None:
+    """Raise InputError that shows the first errors, if there are any."""
+    if errors:
+        shown = "\n".join(f"  {path}: {detail}" for _, _, path, detail in errors[:5])
+        raise InputError(
+            f"{index.root}: {len(errors)} faults that no training survives:\n{shown}\n"
+            "Extract the data set again, or replace these files and make the index again."
+        )
+
+
 def main() -> None:
     arguments = parse()
     index = read_index(arguments.index)
+    refuse(index, list(broken_rows(index, arguments.index)))
     train, evaluation = index.split(*arguments.train_splits), index.split(arguments.eval_split)
     findings = [
         *wrong_headers(index, arguments.threads),
-        *damaged(index, arguments.sample),
+        *damaged(index, arguments.sample, arguments.threads),
         *shared_images(train, evaluation),
         *absent_classes(train, "training"),
         *absent_classes(evaluation, "evaluation"),
@@ -112,13 +153,7 @@ def main() -> None:
     table = pd.DataFrame(findings, columns=COLUMNS)
     for kind, count in table["finding"].value_counts().items():
         logging.info("%s: %d", kind, count)
-    errors = table[table["severity"] == "error"]
-    if len(errors):
-        shown = "\n".join(f"  {row.path}: {row.detail}" for row in errors.head(5).itertuples())
-        raise InputError(
-            f"{index.root}: {len(errors)} of {len(index.images)} images are unusable:\n{shown}\n"
-            "Extract the data set again, or replace these files and make the index again."
-        )
+    refuse(index, [finding for finding in findings if finding[0] == "error"])
     with atomic(arguments.output) as temporary:
         table.to_csv(temporary, index=False)
     logging.info("%d images looked at, %d findings", len(index.images), len(table))

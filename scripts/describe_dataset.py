@@ -96,6 +96,9 @@ def draw(table: pd.DataFrame, scales: pd.DataFrame, title: str, path: Path) -> N
     plt.style.use(["seaborn-v0_8-colorblind", "seaborn-v0_8-paper"])
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     kinds = list(table["distribution"].unique())
+    counted = {"objects_per_image": "images"}
+    if "object_size" not in kinds:
+        counted["class_frequency"] = "images"
     figure, axes = plt.subplots(
         len(kinds), 1, figsize=(WIDTH, 1.8 * len(kinds)), squeeze=False, layout="constrained"
     )
@@ -110,7 +113,7 @@ def draw(table: pd.DataFrame, scales: pd.DataFrame, title: str, path: Path) -> N
             )
         else:
             axis.bar(part["at"], part["count"], 1.0)
-        axis.set_ylabel("objects" if kind != "objects_per_image" else "images")
+        axis.set_ylabel(counted.get(kind, "objects"))
         axis.set_xlabel(
             {
                 "object_size": "object size, sqrt(area), pixels",
@@ -129,15 +132,18 @@ def draw(table: pd.DataFrame, scales: pd.DataFrame, title: str, path: Path) -> N
 
 
 def draw_ranges(axis: Axes, scales: pd.DataFrame) -> None:
-    """Draw the valid range of each advised scale as a bar below the distribution."""
+    """Draw each advised scale's valid range, and its share of the objects, below the sizes."""
     low, high = SIZE_BINS[0], SIZE_BINS[-1]
     step = 0.07 * axis.get_ylim()[1]
     for place, row in enumerate(scales[ADVICE].to_numpy(float)):
-        factor, fit, start, end = row[:4]
+        factor, fit, start, end, share = row[:5]
         start, end, height = max(start, low), min(end, high), -step * (place + 1)
         axis.plot([start, end], [height, height], linewidth=3, color=f"C{place + 1}")
         label = f"fit {fit:g}" if np.isnan(factor) else f"x {factor:g}"
-        axis.annotate(label, (end, height), fontsize=5, va="center")
+        label = f"{label}: {share:.0%}"
+        axis.annotate(
+            label, (end, height), (3, 0), textcoords="offset points", fontsize=5, va="center"
+        )
 
 
 def main() -> None:

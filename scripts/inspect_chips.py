@@ -191,14 +191,20 @@ def draw(chips: ChipDataset, recipe: DetectionRecipe, arguments: argparse.Namesp
             kind = "negative" if number in negative else "positive"
             text = draw_chip(axis, chips, number, labels)
             axis.set_title(f"chip {numbers.index(number) + 1}, {kind}: {text}", fontsize=6)
-    handles = [
-        Line2D([], [], color=s["edgecolor"], lw=2, ls=s["linestyle"]) for s in STYLES.values()
-    ]
-    legend = figure.legend(handles, STYLES, loc="outside lower center", ncols=3, fontsize=7)
-    legend.get_frame().set_facecolor("#808080")
+    explain(figure)
     name = f"{scene.path.name}, {scene.size[0]} x {scene.size[1]} pixels"
     figure.suptitle(f"{name}{', mirrored' if arguments.mirrored else ''}", fontsize=9)
     return figure
+
+
+def explain(figure: plt.Figure) -> None:
+    """Add the legend, on a grey that shows white and yellow lines."""
+    handles = [
+        Line2D([], [], color=style["edgecolor"], lw=2, ls=style["linestyle"])
+        for style in STYLES.values()
+    ]
+    legend = figure.legend(handles, STYLES, loc="outside lower center", ncols=3, fontsize=7)
+    legend.get_frame().set_facecolor("#808080")
 
 
 def main() -> None:

@@ -435,8 +435,7 @@ def load_recipes(study: Study) -> dict[str, Strict]:
     }
     wanted = {f"pretrain_{name}": training[p.kind] for name, p in study.trained.items()}
     wanted |= {f"finetune_{name}": training[t.task] for name, t in study.targets.items()}
-    detectors = [name for name, p in study.trained.items() if p.kind == "detection"]
-    for name in (*detectors, *study.targets_of("detection")):
+    for name in (*study.detectors, *study.targets_of("detection")):
         wanted[f"evaluate_{name}"] = InferenceRecipe
     recipes = {
         stage: load_recipe_file(study.recipe(stage), model) for stage, model in wanted.items()

@@ -226,10 +226,9 @@ class Study(Strict):
     def _check_matched(self, name: str, pretraining: Matched) -> None:
         repeated = self.pretrainings.get(pretraining.of)
         if not (isinstance(repeated, Trained) and repeated.kind == "detection"):
-            known = [n for n, p in self.trained.items() if p.kind == "detection"]
             raise ValueError(
                 f"pretrainings.{name}.of: {pretraining.of!r} is no detection pre-training that the "
-                f"study trains{suggest(pretraining.of, known)}"
+                f"study trains{suggest(pretraining.of, self.detectors)}"
             )
 
     def _check_start(self, name: str) -> None:
@@ -252,6 +251,16 @@ class Study(Strict):
     def trained(self) -> dict[str, Trained]:
         """The pre-trainings that the study trains by a recipe of their own."""
         return {name: p for name, p in self.pretrainings.items() if isinstance(p, Trained)}
+
+    @property
+    def detectors(self) -> dict[str, Trained]:
+        """The pre-trainings on detection that the study trains itself."""
+        return {name: given for name, given in self.trained.items() if given.kind == "detection"}
+
+    @property
+    def contrasts(self) -> dict[str, str]:
+        """What the paper asks about: a pre-training on detection, and the one it started from."""
+        return {name: given.start for name, given in self.detectors.items()}
 
     @property
     def matched(self) -> dict[str, Matched]:

@@ -1,6 +1,6 @@
 """Chips: how fast an epoch is planned, what it holds, how many pixels are trained, and loading.
 
-    PYTHONPATH=src:. python tests/benchmarks/chips.py [--images N] [--folder DIR]
+    python tests/benchmarks/chips.py [--images N] [--folder DIR]
 
 An index of COCO's size (or of ``--images``) is generated with the moments of 256 real COCO images:
 objects an image geometric, sizes and aspect ratios log-normal, all independent, so that they need
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import tempfile
 import time
 import zipfile
@@ -25,19 +26,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from detransfer.data.decoding import decode
-from detransfer.data.index import BOX, FLAGS, Index
-from detransfer.detection.chip_planner import ChipTable
-from detransfer.detection.chip_recipe import chip_plan
-from detransfer.detection.chips import ChipPlan
-from detransfer.detection.proposals import Proposals
-from detransfer.detection.train import ChipDataset, Scenes, cut, plan_epoch, scenes
-from detransfer.recipes import DetectionRecipe
-from detransfer.study import load_recipe_file
-from detransfer.training import epoch_order
-from tests.detection.naive_chips import image_chips
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-ROOT = Path(__file__).parents[2]
+from detransfer.data.decoding import decode  # noqa: E402
+from detransfer.data.index import BOX, FLAGS, Index  # noqa: E402
+from detransfer.detection.chip_planner import ChipTable  # noqa: E402
+from detransfer.detection.chip_recipe import chip_plan  # noqa: E402
+from detransfer.detection.chips import ChipPlan  # noqa: E402
+from detransfer.detection.proposals import Proposals  # noqa: E402
+from detransfer.detection.train import ChipDataset, Scenes, cut, plan_epoch, scenes  # noqa: E402
+from detransfer.recipes import DetectionRecipe  # noqa: E402
+from detransfer.study import load_recipe_file  # noqa: E402
+from detransfer.training import epoch_order  # noqa: E402
+from tests.detection.naive_chips import image_chips  # noqa: E402
+
 RECIPE = ROOT / "config/recipes/paper/pretrain_coco.yaml"
 SAMPLE = Path(os.environ.get("DETRANSFER_REAL_DATA", ROOT / "../shared/data")) / "mirror"
 IMAGES, OBJECTS = 118_287, 860_001  # COCO train2017

@@ -13,9 +13,11 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import string
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,15 +29,17 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms.v2.functional import resize
 
 from detransfer.data.decoding import decode
-from detransfer.data.index import read_index, write_index
+from detransfer.data.fingerprint import with_fingerprints
+from detransfer.data.index import Index, empty_objects, read_index, write_index
 from detransfer.data.readers import coco, openimages, voc
 from detransfer.detection.chip_planner import BoxLists, plan_chips
 from detransfer.detection.chips import Chip, ChipPlan, ChipScale, show
-from detransfer.detection.train import ChipDataset, cut, scenes
+from detransfer.detection.train import ChipDataset, Scenes, cut, scenes
 
 OPENIMAGES = {"train": (1_743_042, 14_610_229, 9_000_000), "validation": (41_620, 204_621, 500_000),
               "test": (125_436, 625_282, 1_500_000)}  # images, boxes, verified labels  # fmt: skip
@@ -246,6 +250,47 @@ def first_sample(folder: Path) -> int:
     return len(index.objects)
 
 
+class Draw(Dataset[tuple[int, int, int]]):
+    """Scenes at random; each draw returns the process, its private and its proportional memory."""
+
+    def __init__(self, images: Scenes) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return 80
+
+    def __getitem__(self, number: int) -> tuple[int, int, int]:
+        rows = np.random.default_rng(number).integers(0, len(self.images), 500)
+        assert all(len(self.images[int(row)].boxes) for row in rows)
+        text = Path("/proc/self/smaps_rollup").read_text()
+        kib = {name: int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.M)}
+        return os.getpid(), kib["Private_Dirty"], kib["Pss"]
+
+
+def loader_memory(folder: Path) -> tuple[int, list[float]]:
+    """Return objects and, of four loader processes together, what they have written to and their
+    proportional set size (shared pages are divided), MiB: with one image alone, with all of them.
+    """
+    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker processes")
+    sums: list[float] = []
+    index = read_index(folder / "index/openimages").split("train")
+    for part in (index.sample(1), index):
+        loader = DataLoader(
+            Draw(scenes(part)), batch_size=None, num_workers=4, multiprocessing_context="fork"
+        )
+        last = {process: kib for process, *kib in loader}
+        assert len(last) == 4
+        sums += (np.sum(list(last.values()), axis=0) / 2**10).tolist()
+    return len(index.objects), sums
+
+
+def fingerprints(folder: Path) -> int:
+    """Fingerprint the photos under many names, as often as fit into a second or two."""
+    names = [f"photos/{number % PHOTOS}.jpg" for number in range(20_000)]
+    index = with_fingerprints(Index(pd.DataFrame({"path": names}), empty_objects(), None, folder))
+    return len(index.images)
+
+
 def digest(folder: Path) -> int:
     index = read_index(folder / "index/openimages").split("train")
     return len(index.digest()) and len(index.objects)
@@ -326,7 +371,16 @@ def main() -> None:
             print(f"{label:34} {result.count:11,} {result.seconds:8.2f} {result.processor:8.2f} "
                   f"{result.gib:6.2f}  {seconds:g} s, {gib:g} GiB: {share}: {met}",
                   flush=True)  # fmt: skip
+        _report_sharing(folder)
         _report_loading(folder)
+
+
+def _report_sharing(folder: Path) -> None:
+    """Print what the index costs in the memory of four loader processes."""
+    with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+        count, (own, shared, private, proportional) = pool.submit(loader_memory, folder).result()
+    print(f"four forked loader processes on {count:,} objects: {private:.0f} MiB private together "
+          f"({own:.0f} with one image), PSS {proportional:.0f} MiB ({shared:.0f})")  # fmt: skip
 
 
 def _report_loading(folder: Path) -> None:
@@ -347,6 +401,7 @@ GOALS: tuple[tuple[str, Callable[[Path], int], float, float], ...] = (
     ("VOC XML to index", read_voc, 15, 3),
     ("OpenImages: open, first sample", first_sample, 2, 1.5),
     ("OpenImages: open, split, digest", digest, 10, 3),
+    ("fingerprints of 20,000 images", fingerprints, 4, 1.5),
 )
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY)]
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
-from detransfer.data.readers.voc import OFFICIAL_CLASSES, SUPERCLASS  # noqa: E402
+from detransfer.data.options.voc import OFFICIAL_CLASSES, SUPERCLASS  # noqa: E402
 from detransfer.detection.coco_analysis import seven_curves  # noqa: E402
 from detransfer.detection.diagnosis import (  # noqa: E402
     CONFUSED,

@@ -200,6 +200,7 @@ def test_the_digest_sees_every_change_and_only_changes(tmp_path: Path) -> None:
         ("objects", "image_id", 4, "an image that the index does not have"),
         ("objects", "class_id", 2, "a class that classes.csv does not list"),
         ("objects", "class_id", -1, "a class that classes.csv does not list"),
+        ("images", "class_id", 2, r"an image has a class .* not list \(row 0 of its table\)"),
         ("objects", "x2", 10.5, r"b\.jpg: box .* leaves the image \(10 x 8\)"),
         ("objects", "x1", -0.5, "leaves the image"),
         ("objects", "y2", 0, "empty"),
@@ -211,6 +212,7 @@ def test_broken_tables_are_refused(
     tmp_path: Path, table: str, column: str, value: float, message: str
 ) -> None:
     index = example(tmp_path)
+    index = replace(index, images=index.images.assign(class_id=1))
     changed = getattr(index, table).copy()
     changed[column] = [value, *changed[column][1:]]
     with pytest.raises(InputError, match=message):

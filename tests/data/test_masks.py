@@ -110,9 +110,11 @@ def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
     whole = mat.read_bytes()
     for content in (b"", b"text" * 90, whole[:200]):
         mat.write_bytes(content)
-        fails(mat, "not a readable mask of SBD")
+        fails(mat, "not a readable MAT-file")
     scipy.io.savemat(mat, {"GTinst": {"Segmentation": np.zeros((2, 2))}})
-    fails(mat, "not a readable mask of SBD")
+    fails(mat, "has no variable 'GTcls'")
+    scipy.io.savemat(mat, {"GTcls": {"Boundaries": np.zeros((2, 2))}})
+    fails(mat, r"not a mask of SBD \(it lacks 'Segmentation'\)")
     for wrong in (np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)), np.zeros((0, 0), np.uint8)):
         scipy.io.savemat(mat, {"GTcls": {"Segmentation": wrong}})
         fails(mat, r"GTcls\.Segmentation is not a mask")

@@ -113,7 +113,7 @@ def test_everything_arrives_in_the_index(root: Path, tmp_path: Path) -> None:
         (VAL, "a 1\n", "DET_val/a.JPEG: there is no such image"),
         (BLACKLIST, f"1 {DOG}\n1 {ANIMAL}", "blacklist.txt: line 2: expected '<number of an image"),
         (BLACKLIST, f"x {DOG}", "got 'x n02084071'"),
-        ("meta_det.mat", "MATLAB 5.0 MAT-file", "meta_det.mat: not the synset table of ILSVRC DET"),
+        ("meta_det.mat", "MATLAB 5.0 MAT-file", "meta_det.mat: not a readable MAT-file"),
     ],
 )
 def test_bad_lists_are_named(root: Path, name: str, text: str, message: str) -> None:

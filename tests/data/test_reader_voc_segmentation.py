@@ -114,7 +114,7 @@ def test_faults_are_named(root: Path) -> None:
     fails(r"2008_000002\.png: the mask has 24 x 9 pixels, but its image "
           r"VOCdevkit/VOC2012/JPEGImages/2008_000002\.jpg has 21 x 10")  # fmt: skip
     (root / f"{SBD}/cls/{NAMES[3]}.mat").write_bytes(b"damaged")
-    fails(r"2011_003353\.mat: not a readable mask of SBD")
+    fails(r"2011_003353\.mat: not a readable MAT-file")
     (root / f"{SBD}/cls/{NAMES[3]}.mat").unlink()
     fails(r"2011_003353\.mat: there is no such mask")
     (root / f"{SBD}/img/{NAMES[3]}.jpg").unlink()

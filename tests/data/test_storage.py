@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detransfer.data.storage import read_table, write_table
+from detransfer.data.storage import FOOTER, read_table, write_table
 
 NUMBER = st.floats(width=32, allow_nan=False)
 ROWS = st.lists(
@@ -70,17 +71,20 @@ def test_only_the_rows_that_are_used_come_into_memory(tmp_path: Path) -> None:
 
 def test_a_parquet_file_that_was_written_later_counts(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    write_table(path, table([(1, 0.5, True, "a", 9), (2, 1.5, True, "b", 9)]), {b"root": b"x"})
-    # The same schema, metadata, length and extremes, as when one value is corrected.
-    stored = pq.read_table(path)
-    swapped = stored.set_column(1, "x", pa.array([1.5, 0.5], pa.float32()))
-    pq.write_table(swapped, path)
-    assert read_table(path)[0]["x"].tolist() == [1.5, 0.5]
+    numbers = np.random.default_rng(0).integers(0, 2**60, 30_000).tolist()
+    rows = [(1, (0.5, 1.5)[n % 2], True, "a", number) for n, number in enumerate(numbers)]
+    write_table(path, table(rows), {b"root": b"x"})
+    # Values are corrected in place: schema, length, footer and extremes stay what they were.
+    stored, content = pq.read_table(path), path.read_bytes()
+    values = struct.pack("<ff", 0.5, 1.5)
+    assert content.count(values) == 1 and content.index(values) < len(content) - 2 * FOOTER
+    path.write_bytes(content.replace(values, struct.pack("<ff", 1.5, 0.5)))
+    assert read_table(path)[0]["x"][:2].tolist() == [1.5, 0.5]
     # Another file with an older date, such as one from a backup.
     write_table(path, table([(1, 0.5, True, "a", 9)]), {})
     pq.write_table(stored, path)
     os.utime(path, (0, 0))
-    assert read_table(path)[0]["x"].tolist() == [0.5, 1.5]
+    assert read_table(path)[0]["x"][:2].tolist() == [0.5, 1.5]
 
 
 def test_what_is_damaged_is_not_read(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_wrong_plans_are_refused() -> None:
         ChipPlan(VOC_SCALES, size=32, stride=(20, 31))
     with pytest.raises(InputError, match="minimum_side -1"):
         ChipPlan(VOC_SCALES, minimum_side=-1)
+    with pytest.raises(InputError, match="give one number for each of the 3 scales"):
+        ChipPlan(VOC_SCALES, negatives_per_image=2, minimum_proposals=(25, 10))
 
 
 def test_a_large_object_takes_the_whole_image_at_the_coarsest_scale() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from detransfer.console import InputError
 from detransfer.data.index import BOX, empty_objects
-from detransfer.data.readers.voc import OFFICIAL_CLASSES, SUPERCLASS
+from detransfer.data.options.voc import OFFICIAL_CLASSES, SUPERCLASS
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.diagnosis import (
     OUTCOMES,

@@ -17,8 +17,8 @@ from detransfer.data.readers import read_dataset
 
 pytestmark = pytest.mark.real_data
 
-# Objects that are not difficult, by class in alphabetical order: VOC 2007's own database statistics
-# (host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html, column "test").
+# Objects that are not difficult, by class in alphabetical order: column "test" of VOC 2007's own
+# statistics (host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html).
 PUBLISHED = (285, 337, 459, 263, 469, 213, 1201, 358, 756, 244,
              206, 489, 348, 325, 4528, 480, 242, 239, 282, 308)  # fmt: skip
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from detransfer.data.index import Index, empty_objects, write_index
+from detransfer.data.index import FLAGS, Index, empty_objects, read_index, write_index
 
 
 @pytest.fixture
@@ -100,3 +103,53 @@ def test_a_class_without_training_images_is_reported(repository: Path, index: Pa
     (row,) = pd.read_csv(output).to_dict("records")
     assert row["finding"] == "class without example in training"
     assert row["detail"] == "b"
+
+
+def write_parquet(index: Path, table: str, content: pd.DataFrame) -> None:
+    """Write a table behind the back of write_index, with the metadata that it gave it."""
+    path = index / f"{table}.parquet"
+    metadata = pq.read_schema(path).metadata
+    pq.write_table(pa.Table.from_pandas(content).replace_schema_metadata(metadata), path)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("objects", "x2", 31.0, "1.png: box [0.0, 0.0, 31.0, 5.0] is empty, inverted or leaves"),
+        ("objects", "class_id", 2, "an object has a class that classes.csv does not list (row 0"),
+        ("objects", "image_id", 9, "an object belongs to an image that the index does not have"),
+        ("images", "class_id", 2, "an image has a class that classes.csv does not list (row 0"),
+    ],
+)
+def test_rows_that_the_index_should_not_have_are_an_error(
+    repository: Path, index: Path, table: str, column: str, value: float, message: str
+) -> None:
+    found = read_index(index)
+    objects = pd.DataFrame({"image_id": [1], "class_id": 0, "x1": 0, "y1": 0, "x2": 5, "y2": 5})
+    objects = objects.assign(**dict.fromkeys(FLAGS, False))
+    write_index(index, replace(found, objects=objects))
+    content = pd.read_parquet(index / f"{table}.parquet")
+    content.loc[0, column] = value
+    write_parquet(index, table, content)
+    result, output = check(repository, index)
+    assert result.returncode == 2
+    assert f"{index}: {message}" in result.stderr
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(("size", "fault"), [((30, 9), "30 x 9, its image 30 x 20"), (None, "not")])
+def test_masks_are_looked_at_too(
+    repository: Path, index: Path, size: tuple[int, int] | None, fault: str
+) -> None:
+    found = read_index(index)
+    masks = [f"m{number}.png" for number in range(6)]
+    for number, name in enumerate(masks):
+        Image.new("L", (30, 20 + number), 1).save(found.root / name)
+    write_index(index, replace(found, images=found.images.assign(mask=masks)))
+    assert check(repository, index)[0].returncode == 0
+    if size is None:
+        (found.root / "m0.png").write_bytes(b"")
+    else:
+        Image.new("L", size).save(found.root / "m0.png")
+    result, _ = check(repository, index)
+    assert result.returncode == 2 and "m0.png" in result.stderr and fault in result.stderr

@@ -23,7 +23,8 @@ from detransfer.data.miniature.packing import Stream
 from detransfer.data.miniature.scenes import Scene, render_scene
 from detransfer.data.miniature.world import World, WorldRecipe, make_world
 from detransfer.data.occlusion import read_occlusion
-from detransfer.data.readers.voc import Options, read
+from detransfer.data.options.voc import Options
+from detransfer.data.readers.voc import read
 from tests.detection.voc_records import VOC_CLASSES, read_records
 
 ARCHIVE = "detectionAnalysis_eccv12_v2.zip"

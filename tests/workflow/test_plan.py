@@ -14,10 +14,14 @@ from tests.workflow.checkout import Checkout
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("plan")]
 
-SEEDS, PRETRAININGS = 3, 3
-RUNS = SEEDS * PRETRAININGS
-BY_HAND = {"coco_submission.py", "cluster_superclasses.py"}  # for COCO's server, for R-FCN-3000
-LOCAL = {"all", "table1", "table2", "table3", "table5", "figure1", "diagnosis"}
+PRETRAININGS = ("random", "imagenet_cls", "imagenet_loc", "coco", "openimages")
+CONTROLS = ("imagenet_loc_labels", "coco_labels", "openimages_labels")
+SEEDS, DETECTORS = 3, 3
+RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
+DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
+BY_HAND = {"coco_submission.py", "cluster_superclasses.py", "detect_images.py", "inspect_chips.py"}
+LOCAL = {"all", "table1", "table2", "table3", "table5", "coco_finetuning", "pretraining_quality"}
+LOCAL |= {"figure1", "figure2", "diagnosis"}
 PROBE = """
 include: "Snakefile"
 import json
@@ -66,15 +70,20 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "extract": 10,
         "index": 10,
         "occlusion_labels": 1,  # of VOC 2007's test objects
-        "check_dataset": 3,  # those that something is trained on
+        "check_dataset": 5,  # those that something is trained on
         "describe_dataset": 10,
         "import_backbone": 2,  # random, imagenet_cls
-        "pretrain_detector": 1,  # coco
-        "export_backbone": 1,
-        "finetune_detector": RUNS,
-        "detect": RUNS,
-        "evaluate_detections": RUNS,
-        "diagnose_detections": RUNS,
+        "mine_for_pretraining": 1,  # coco: the other two take no negative chips
+        "pretrain_detector": DETECTORS,
+        "pretrain_labels": DETECTORS,  # their controls
+        "detect_in_pretraining": DETECTORS,
+        "evaluate_pretraining": DETECTORS,
+        "export_backbone": 2 * DETECTORS,
+        "mine_for_target": DETECTIONS,
+        "finetune_detector": DETECTIONS,
+        "detect": DETECTIONS,
+        "evaluate_detections": DETECTIONS,
+        "diagnose_detections": RUNS,  # by VOC's rules
         "finetune_classifier": RUNS,
         "classify": RUNS,
         "table1": 1,
@@ -82,24 +91,24 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "table3": 1,
         "table5": 1,
         "figure1": 1,
+        "figure2": 1,
         "diagnosis": 1,
+        "pretraining_quality": 1,
+        "coco_finetuning": 1,
         "all": 1,
     }
 
 
 def test_one_table_plans_only_what_it_needs(checkout: Checkout) -> None:
-    assert checkout.plan("results/table5.csv") == {
-        "fetch": 4,  # of COCO, which a pre-training needs, and of Caltech-256
-        "extract": 2,
-        "index": 2,
-        "check_dataset": 2,
-        "import_backbone": 2,
-        "pretrain_detector": 1,
-        "export_backbone": 1,
+    planned = checkout.plan("results/table5.csv")
+    assert {name: planned[name] for name in ("finetune_classifier", "classify", "table5")} == {
         "finetune_classifier": RUNS,
         "classify": RUNS,
         "table5": 1,
     }
+    assert planned["pretrain_detector"] == planned["pretrain_labels"] == DETECTORS
+    assert planned["check_dataset"] == 4  # of three sources, and Caltech-256
+    assert not {"finetune_detector", "evaluate_pretraining", "table2"} & planned.keys()
 
 
 def test_seeds_of_the_configuration_are_the_seeds_that_are_run(jobs: list[dict[str, str]]) -> None:
@@ -116,9 +125,8 @@ def test_seeds_of_the_configuration_are_the_seeds_that_are_run(jobs: list[dict[s
             assert f" --seed {where[2]} " in job["command"]
             assert f"/{where[1]}/seed{where[2]} --threads" in job["command"]  # its own folder
             given.add((where[1], where[2]))
-        assert given == {
-            (name, str(seed)) for name in ("random", "imagenet_cls", "coco") for seed in range(3)
-        }
+        names = PRETRAININGS + CONTROLS
+        assert given == {(name, str(seed)) for name in names for seed in range(SEEDS)}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +150,7 @@ def test_jobs_ask_for_what_the_configuration_gives_them(
 ) -> None:
     content = yaml.safe_load((checkout.folder / "config" / "config.yaml").read_text())
     kinds = {
-        "train": {"pretrain_detector", "finetune_detector", "finetune_classifier"},
+        "train": {"pretrain_detector", "pretrain_labels", "finetune_detector", "mine_for_target"},
         "predict": {"detect", "classify"},
         "data": {"fetch", "extract", "index", "check_dataset"},
     }
@@ -197,8 +205,10 @@ def test_every_program_belongs_to_a_rule(checkout: Checkout, jobs: list[dict[str
 def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, Any]]) -> None:
     leased = {name for name, rule in rules.items() if "scripts/with_gpus.py" in rule["command"]}
     assert leased == {name for name, rule in rules.items() if "gpu" in rule["resources"]}
-    trainings = {"pretrain_classifier", "pretrain_detector"}
-    assert leased == trainings | {"finetune_classifier", "finetune_detector", "detect", "classify"}
+    trainings = {"pretrain_classifier", "pretrain_detector", "pretrain_labels"}
+    trainings |= {"finetune_classifier", "finetune_detector"}
+    mining = {"mine_for_pretraining", "mine_for_target"}
+    assert leased == trainings | mining | {"detect", "detect_in_pretraining", "classify"}
     for name in leased:
         command = rules[name]["command"]
         assert command.startswith("python scripts/with_gpus.py --gpus {resources.gpu} "), name

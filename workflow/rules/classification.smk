@@ -149,7 +149,7 @@ use rule probe as probe_head with:
         TIMES / "probe_head" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
     wildcard_constraints:
         target=one_of(CLASSIFIED[:1]),
-        pretraining=one_of(DETECTORS),
+        pretraining=one_of(STUDY.detectors),
     params:
         layers=lambda wildcards: RECIPES[f"pretrain_{wildcards.pretraining}"].head.layers,
         curves="",

@@ -34,8 +34,7 @@ CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 TRAINED = [*STUDY.trained, *STUDY.matched]
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
-DETECTORS = [name for name, given in STUDY.trained.items() if given.kind == "detection"]
-GROUPED = [name for name in DETECTORS if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
+GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
 
 
 # Targets whose frozen features are probed: those of classification (Table 7: the first), and the
@@ -268,7 +267,7 @@ def recorded_splits(wildcards):
 def recorded_layers(dataset, pretraining):
     """The layers that are recorded: Conv5, and for Table 7 those of a detector's head."""
     first = [STUDY.targets[name].dataset for name in PROBED[:1]]
-    every = pretraining in DETECTORS and dataset in first
+    every = pretraining in STUDY.detectors and dataset in first
     return ["conv5", *(RECIPES[f"pretrain_{pretraining}"].head.layers if every else ())]
 
 
@@ -307,9 +306,28 @@ def head_metrics(folders):
     ]
 
 
+def contrasted(task, target):
+    """The options of a comparison of images: two runs of the first seed, their index and split."""
+    given, options = STUDY.targets[target], []
+    where = f"{index_folder(given.dataset)} {DATASETS[given.dataset].eval_split}"
+    for pair in STUDY.contrasts.items():
+        if set(pair) <= set(STUDY.fine_tuned(target)):
+            two = (RESULTS / task / target / name / f"seed{STUDY.seeds[0]}" for name in pair)
+            options.append(f"--pair {' '.join(map(str, two))} {where}")
+    return options
+
+
 def metric_of(name):
     """The kind of metric by which a target's or a pre-training's detections are scored."""
     return RECIPES[f"evaluate_{name}"].metric.kind
+
+
+VOC_PAIRS = [
+    pair
+    for target in STUDY.targets_of("detection")
+    if metric_of(target) == "voc"
+    for pair in contrasted("detection", target)
+]
 
 
 def tables_and_figures():
@@ -320,14 +338,16 @@ def tables_and_figures():
     if runs("detection", "metrics.json", "voc"):
         made += ["table2.csv", "figure1.csv", "figure1.pdf", "figure1.png"]
         made += ["table3.csv", "diagnosis.csv", "diagnosis.pdf", "diagnosis.png"]
+    if VOC_PAIRS:
+        made += ["figure2.csv", "figure2.pdf", "figure2.png"]
     if runs("detection", "metrics.json", "coco"):
         made += ["coco_finetuning.csv"]
-    if DETECTORS:
+    if STUDY.detectors:
         made += ["pretraining.csv"]
     if CLASSIFIED:
         made += ["table5.csv", "table6.csv", "breakdown.csv"]
         made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
-        made += ["table7.csv"] if probes(CLASSIFIED[:1], "head", DETECTORS) else []
+        made += ["table7.csv"] if probes(CLASSIFIED[:1], "head", STUDY.detectors) else []
     metrics = runs("detection", "metrics.json") + runs("classification", "metrics.json")
     metrics += probes(PROBED, "conv5/metrics.json")
     return [RESULTS / name for name in made] + metrics

@@ -152,7 +152,7 @@ use rule detect as detect_in_pretraining with:
     benchmark:
         TIMES / "detect_in_pretraining" / "{pretraining}.tsv"
     wildcard_constraints:
-        pretraining=one_of(DETECTORS),
+        pretraining=one_of(STUDY.detectors),
     params:
         gpu=STUDY.resources.predict.gpu,
         index=lambda wildcards: index_folder(quality_dataset(wildcards)),
@@ -178,7 +178,7 @@ use rule evaluate_detections as evaluate_pretraining with:
     benchmark:
         TIMES / "evaluate_pretraining" / "{pretraining}.tsv"
     wildcard_constraints:
-        pretraining=one_of(DETECTORS),
+        pretraining=one_of(STUDY.detectors),
     params:
         index=lambda wildcards: index_folder(quality_dataset(wildcards)),
         split=lambda wildcards: DATASETS[quality_dataset(wildcards)].eval_split,

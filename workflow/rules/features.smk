@@ -16,7 +16,7 @@ rule extract_features:
     benchmark:
         TIMES / "extract_features" / "{dataset}" / "{pretraining}.tsv"
     wildcard_constraints:
-        pretraining=one_of(name for name in STUDY.pretrainings if name not in DETECTORS),
+        pretraining=one_of(name for name in STUDY.pretrainings if name not in STUDY.detectors),
     conda:
         "../../envs/torch.yaml"
     threads: STUDY.resources.predict.threads
@@ -50,7 +50,7 @@ use rule extract_features as extract_detector_features with:
     benchmark:
         TIMES / "extract_detector_features" / "{dataset}" / "{pretraining}.tsv"
     wildcard_constraints:
-        pretraining=one_of(DETECTORS),
+        pretraining=one_of(STUDY.detectors),
     params:
         program="extract_detector_features",
         gpu=STUDY.resources.predict.gpu,

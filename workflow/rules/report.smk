@@ -112,7 +112,7 @@ use rule table2 as coco_finetuning with:
 use rule table2 as pretraining_quality with:
     input:
         metrics=expand(
-            RESULTS / "pretraining" / "{pretraining}" / "metrics.json", pretraining=DETECTORS
+            RESULTS / "pretraining" / "{pretraining}" / "metrics.json", pretraining=STUDY.detectors
         ),
         published=STUDY.published / "pretraining.csv",
         code=code("tabulate_runs"),
@@ -187,8 +187,8 @@ rule figure1:
 
 rule table7:
     input:
-        conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", DETECTORS),
-        heads=probes(CLASSIFIED[:1], "head", DETECTORS),
+        conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", STUDY.detectors),
+        heads=probes(CLASSIFIED[:1], "head", STUDY.detectors),
         published=STUDY.published / "table7.csv",
         code=code("table7"),
     output:
@@ -205,7 +205,7 @@ rule table7:
     conda:
         "../../envs/report.yaml"
     params:
-        heads=head_metrics(probes(CLASSIFIED[:1], "head", DETECTORS)),
+        heads=head_metrics(probes(CLASSIFIED[:1], "head", STUDY.detectors)),
     shell:
         "python scripts/table7.py {input.conv5} {params.heads} --published {input.published} "
         "--output {output} 2> {log}"
@@ -286,3 +286,40 @@ rule diagnosis:
     shell:
         "python scripts/diagnosis.py {input.diagnoses} --csv {output.table} "
         "--pdf {output.pdf} --png {output.png} 2> {log}"
+
+
+rule figure2:
+    input:
+        found=runs("detection", "detections.parquet", "voc"),
+        analysed=runs("detection", "objects.parquet", "voc"),
+        metrics=runs("detection", "metrics.json", "voc"),
+        truth=[
+            file
+            for target in STUDY.targets_of("detection")
+            if metric_of(target) == "voc"
+            for file in [
+                *index_files(STUDY.targets[target].dataset),
+                images(STUDY.targets[target].dataset),
+            ]
+        ],
+        code=code("figure2"),
+    output:
+        table=RESULTS / "figure2.csv",
+        pdf=RESULTS / "figure2.pdf",
+        png=report(
+            RESULTS / "figure2.png",
+            caption="../report/figure2.rst",
+            category="Detection",
+            labels={"figure": "2", "shows": "detections side by side"},
+        ),
+    log:
+        LOGS / "figure2.log",
+    benchmark:
+        TIMES / "figure2.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        pairs=VOC_PAIRS,
+    shell:
+        "python scripts/figure2.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
+        "--png {output.png} 2> {log}"

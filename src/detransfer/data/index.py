@@ -223,15 +223,18 @@ def check_tables(
         raise InputError("two images share one image_id")
     if list(classes["class_id"]) != list(range(len(classes))):
         raise InputError("class ids are not 0, 1, 2, ...")
-    tables = {"an object": objects, "a verified negative": negatives}
+    tables = {"an image": images, "an object": objects, "a verified negative": negatives}
     for name, table in tables.items():
-        if table is None:
+        if table is None or "class_id" not in table:
             continue
         rows = _image_rows(images, table)
-        if (rows < 0).any():
-            raise InputError(f"{name} belongs to an image that the index does not have")
-        if not table["class_id"].between(0, len(classes) - 1).all():
-            raise InputError(f"{name} has a class that classes.csv does not list")
+        listed = table["class_id"].between(0, len(classes) - 1).to_numpy()
+        for broken, message in (
+            (rows < 0, "belongs to an image that the index does not have"),
+            (~listed, "has a class that classes.csv does not list"),
+        ):
+            if broken.any():
+                raise InputError(f"{name} {message} (row {int(np.argmax(broken))} of its table)")
         if table is objects:
             _check_boxes(images, objects, rows)
 

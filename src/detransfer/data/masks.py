@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from detransfer.console import InputError
+from detransfer.data.matfile import read_mat
 
 VOID = 255  # pixels that count neither for nor against: borders and what is hard to tell
 VOC_CLASSES = 20
@@ -53,13 +53,11 @@ def _read_image(path: Path) -> np.ndarray:
 
 def _read_mat(path: Path) -> np.ndarray:
     try:
-        content = scipy.io.loadmat(path, variable_names=["GTcls"])
-        mask = np.asarray(content["GTcls"]["Segmentation"][0, 0])
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
-        raise InputError(f"{path}: not a readable mask of SBD ({error})") from error
-    if mask.ndim != 2 or not mask.size or mask.dtype.kind not in "iu":
-        raise InputError(
-            f"{path}: GTcls.Segmentation is not a mask ({mask.dtype}, shape {mask.shape})"
-        )
+        mask = read_mat(path, "GTcls")[0]["Segmentation"]
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{path}: not a mask of SBD (it lacks {error})") from error
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or not mask.size:
+        raise InputError(f"{path}: GTcls.Segmentation is not a mask")
+    if mask.dtype.kind not in "iu":
+        raise InputError(f"{path}: GTcls.Segmentation is not a mask ({mask.dtype})")
     return mask

@@ -3,7 +3,7 @@
 Arrays are flat: views (an image as it is, or mirrored) one after the other, with the boxes of each;
 and *tasks*, one for each view and scale, numbered ``view * scales + scale``. Nothing is allocated
 here and every function is compiled for one set of types, which keeps compiling at three seconds,
-once. All that calls each other stands in this file: the cache on disk notices no other's change.
+once. What calls each other stands in this one file: the cache on disk notices no other's change.
 """
 
 from __future__ import annotations
@@ -160,13 +160,7 @@ def _greedy(
                 gain[r, c] += 1
     chosen = 0
     while True:
-        most, row, column, chance = least, -1, -1, np.uint64(0)
-        for r in range(rows):
-            for c in range(columns):
-                if gain[r, c] > most or (gain[r, c] == most and row >= 0):
-                    here = _draw_one(ties, np.uint64(r * columns + c))
-                    if gain[r, c] > most or here > chance:
-                        most, row, column, chance = gain[r, c], r, c, here
+        row, column = _best(gain, rows, columns, least, ties)
         if row < 0:
             return chosen
         for side in range(2):
@@ -187,6 +181,19 @@ def _greedy(
                     places[still, side] = places[number, side]
                 still += 1
         left = still
+
+
+@compiled
+def _best(gain: np.ndarray, rows: int, columns: int, least: int, ties: Any) -> tuple[int, int]:
+    """Return the place of the largest gain, chance deciding between equals; -1 if at ``least``."""
+    most, row, column, chance = least, -1, -1, np.uint64(0)
+    for r in range(rows):
+        for c in range(columns):
+            if gain[r, c] > most or (gain[r, c] == most and row >= 0):
+                here = _draw_one(ties, np.uint64(r * columns + c))
+                if gain[r, c] > most or here > chance:
+                    most, row, column, chance = gain[r, c], r, c, here
+    return row, column
 
 
 @compiled

@@ -71,4 +71,4 @@ def _describe(
 
 
 def _factor(factor: float, valid: tuple[float, float]) -> ChipScale:
-    return ChipScale(factor=round(factor, 2), valid_range=valid)
+    return ChipScale(factor=float(f"{factor:.3g}"), valid_range=valid)  # 2.92, but also 0.0345

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
+from detransfer.data.matfile import read_mat
 from detransfer.data.options.flowers102 import Options
 
 SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
@@ -72,14 +72,9 @@ def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
 
 def _numbers(path: Path, key: str) -> np.ndarray:
     """Return one variable of a MATLAB file as a vector of whole numbers."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; fetch it again")
-    try:
-        values = np.atleast_1d(np.squeeze(scipy.io.loadmat(path, variable_names=[key])[key]))
-        numbers = values.astype(np.int64)
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
-        raise InputError(f"{path}: has no readable variable {key!r} ({error})") from error
-    if numbers.ndim != 1 or not len(numbers) or not np.array_equal(numbers, values):
+    values = read_mat(path, key)
+    values = np.squeeze(values) if isinstance(values, np.ndarray) else np.empty((0, 0))
+    numbers = np.atleast_1d(values)
+    if numbers.ndim != 1 or not len(numbers) or not (numbers % 1 == 0).all():
         raise InputError(f"{path}: {key!r} should be a row of whole numbers")
-    return numbers
+    return numbers.astype(np.int64)

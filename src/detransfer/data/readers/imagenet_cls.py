@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.io
 
 from detransfer.console import InputError
 from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
+from detransfer.data.matfile import read_mat
 from detransfer.data.options.imagenet_cls import Options
 from detransfer.data.readers.lists import image_files, read_lines, subfolders
 
@@ -50,18 +51,22 @@ def read(root: Path, options: Options) -> Index:
 
 def _synsets(path: Path) -> pd.DataFrame:
     """Return the leaf synsets of meta.mat in order of WNID, with the columns ``FIELDS``."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; extract the development kit")
+    rows = read_mat(path, "synsets")
     try:
-        table = scipy.io.loadmat(path, squeeze_me=True)["synsets"]
-        synsets = pd.DataFrame({field: list(np.atleast_1d(table[field])) for field in FIELDS})
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
-        raise InputError(f"{path}: not the synset table of ILSVRC 2012 ({error})") from error
+        synsets = pd.DataFrame([{field: _single(row[field]) for field in FIELDS} for row in rows])
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: not the synset table of ILSVRC 2012 ({error!r})") from error
+    if synsets.empty:
+        raise InputError(f"{path}: has no synsets")
     leaves = synsets[synsets["num_children"] == 0]
     if leaves.empty or not (leaves["WNID"].is_unique and leaves["ILSVRC2012_ID"].is_unique):
         raise InputError(f"{path}: has no leaf synsets, or two with one WNID or ILSVRC2012_ID")
     return leaves.sort_values("WNID", ignore_index=True)
+
+
+def _single(value: Any) -> Any:
+    """Return a text as it is, and the one number of an array as int."""
+    return value if isinstance(value, str) else int(value.item())
 
 
 def _train(root: Path, synsets: pd.DataFrame) -> pd.DataFrame:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
 
 from detransfer.console import InputError
 from detransfer.data.images import image_size
 from detransfer.data.index import OBJECT_TYPES, Index, empty_objects
+from detransfer.data.matfile import read_mat
 from detransfer.data.options.imagenet_det import Options
 from detransfer.data.readers.faults import Faults
 from detransfer.data.readers.imagenet_xml import Box, BoxRules, read_boxes
@@ -184,16 +184,20 @@ def read_classes(path: Path) -> pd.DataFrame:
     The field of the ids is called by the year of the kit (``ILSVRC2013_DET_ID``). Raises InputError
     for a file that is missing or not that table.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; extract the development kit")
+    synsets = read_mat(path, "synsets")
     try:
-        synsets = np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)["synsets"])
-        field = next(name for name in synsets.dtype.names or () if name.endswith("_DET_ID"))
-        rows = {int(row[field]): (str(row["WNID"]), str(row["name"])) for row in synsets}
-        count = len(synsets)
-    # A damaged MAT file makes scipy raise whatever its bytes happen to lead to.
-    except Exception as error:
+        (field,) = (name for name in synsets[0] if name.endswith("_DET_ID"))
+        rows = {int(row[field].item()): (str(row["WNID"]), str(row["name"])) for row in synsets}
+    except (
+        LookupError,
+        StopIteration,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise InputError(f"{path}: not the synset table of ILSVRC DET ({error!r})") from error
+    count = len(synsets)
     chosen = [rows[number] for number in sorted(rows) if number <= CLASSES]
     wnids = [wnid for wnid, _ in chosen]
     ids = [number for number in sorted(rows) if number <= CLASSES]
