@@ -89,7 +89,7 @@ def test_objective_and_predictions_are_scikit_learns(
     assert probe.solution.objective == pytest.approx(best, rel=1e-5)
     weights = probe.solution.weights.astype(np.float64)
     axes = np.eye(dimension) if probe.space.axes is None else probe.space.axes.astype(np.float64)
-    ours = reference_objective(x[rows], known, axes @ weights[:-1], weights[-1], penalty)
+    ours = reference_objective(x[rows], known, axes @ weights[:, :-1].T, weights[:, -1], penalty)
     assert ours == pytest.approx(best, rel=1e-5)
 
     test = np.setdiff1d(np.arange(len(features)), rows)
@@ -105,16 +105,16 @@ def test_the_gradient_is_that_of_the_objective() -> None:
     features, rows, known, _ = world(6)
     space = fit_space(features, rows)
     data = training_data(space, features, rows, known, CLASSES)(np.ones(len(rows), bool))
-    weights = np.random.default_rng(1).normal(size=(len(space.variances) + 1, CLASSES))
+    weights = np.random.default_rng(1).normal(size=(CLASSES, len(space.variances) + 1))
     weights = weights.astype(np.float32)
     _, gradient = objective(data, weights, 0.1)
     x = data.matrix.astype(np.float64)
-    for place in ((0, 0), (2, 3), (len(weights) - 1, 1)):
+    for place in ((0, 0), (2, 3), (1, -1)):
         values = []
         for sign in (-1, 1):
             moved = weights.astype(np.float64)
             moved[place] += sign * 1e-5
-            values.append(reference_objective(x, known, moved[:-1], moved[-1], 0.1))
+            values.append(reference_objective(x, known, moved[:, :-1].T, moved[:, -1], 0.1))
         assert gradient[place] == pytest.approx((values[1] - values[0]) / 2e-5, rel=1e-3, abs=1e-6)
 
 

@@ -39,7 +39,7 @@ class Data:
     def norm_at_zero(self) -> float:
         """The norm of the objective's gradient at zero weights, whatever the penalty."""
         _, block = next(iter(self.blocks()))
-        zero = np.zeros((block.shape[1] + 1, self.classes), np.float32)
+        zero = np.zeros((self.classes, block.shape[1] + 1), np.float32)
         return float(np.linalg.norm(objective(self, zero, 0)[1]))
 
     @cached_property
@@ -50,7 +50,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights (r + 1, classes), the last row the biases, and how they were found.
+    """Weights (classes, r + 1), the last column the biases, and how they were found.
 
     ``gradient_norm`` is relative to that of zero weights.
     """
@@ -81,7 +81,7 @@ class Probe:
 
     def on_raw_features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return weight (d, classes) and bias (classes,) float32 for features as recorded."""
-        weight, bias = self.solution.weights[:-1], self.solution.weights[-1]
+        weight, bias = self.solution.weights[:, :-1].T, self.solution.weights[:, -1]
         if self.space.axes is not None:
             weight = self.space.axes @ weight
         weight = weight / self.space.scale[:, None]
@@ -106,7 +106,7 @@ def fit_probe(
     select = training_data(space, features, rows, class_ids, len(names))
     fitted, judged = select(~held), select(held)
     path: list[PathPoint] = []
-    weights = np.zeros((len(space.variances) + 1, len(names)), np.float32)
+    weights = np.zeros((len(names), len(space.variances) + 1), np.float32)
     for penalty in recipe.penalties:
         solution = solve(fitted, weights, penalty, space.variances, recipe)
         right = predict(judged, solution.weights)[0] == judged.class_ids
@@ -156,10 +156,9 @@ def solve(
     At zero weights the curvature along an axis is its variance over the number of classes, plus the
     penalty; the search runs in coordinates in which that is 1 for every axis.
     """
-    spread = np.append(variances, 1) / start.shape[1] + np.append(
-        np.full(len(variances), penalty), 0
-    )
-    unit = (1 / np.sqrt(spread)).astype(np.float32)[:, None]
+    ridge = np.append(np.full(len(variances), penalty), 0)  # none on the biases
+    spread = np.append(variances, 1) / len(start) + ridge
+    unit = (1 / np.sqrt(spread)).astype(np.float32)
     scale = max(data.norm_at_zero, 1e-30)  # one class alone has no gradient
 
     def stretched(place: np.ndarray) -> Point:
@@ -178,7 +177,7 @@ def solve(
 
 
 def objective(data: Data, weights: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
-    """Return the objective and its gradient at weights (r + 1, classes), in closed form."""
+    """Return the objective and its gradient at weights (classes, r + 1), in closed form."""
     loss, gradient = 0.0, np.zeros_like(weights)
     for place, block in data.blocks():
         truth, rows = data.class_ids[place], np.arange(place.stop - place.start)
@@ -186,11 +185,11 @@ def objective(data: Data, weights: np.ndarray, penalty: float) -> tuple[float, n
         loss += float(losses.sum(dtype=np.float64))
         residual[rows, truth] = 0
         residual[rows, truth] = -residual.sum(1)  # not p - 1, which rounding would swallow
-        gradient[:-1] += block.T @ residual
-        gradient[-1] += residual.sum(0)
+        gradient[:, :-1] += residual.T @ block
+        gradient[:, -1] += residual.sum(0)
     gradient /= len(data)
-    gradient[:-1] += np.float32(penalty) * weights[:-1]
-    norm = float(np.square(weights[:-1], dtype=np.float64).sum())
+    gradient[:, :-1] += np.float32(penalty) * weights[:, :-1]
+    norm = float(np.square(weights[:, :-1], dtype=np.float64).sum())
     return loss / len(data) + penalty / 2 * norm, gradient
 
 
@@ -231,8 +230,8 @@ def _softmax(
 
     The losses are exact to float32 even where one class is all but certain.
     """
-    scores, rows = block @ weights[:-1], np.arange(len(block))
-    scores += weights[-1]
+    scores, rows = block @ weights[:, :-1].T, np.arange(len(block))
+    scores += weights[:, -1]
     best = scores.argmax(1)
     top, behind = scores[rows, best], scores[rows, best] - scores[rows, truth]
     scores -= top[:, None]
