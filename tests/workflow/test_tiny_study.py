@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("t
 
 PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
 RUNS = len(PRETRAININGS)  # of each target: one seed
+DATASETS = 5
 FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
 CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
@@ -37,16 +38,22 @@ WORLD = {
     "image_size": 64,
     "imagenet_cls": {"classes": 4, "train": 6, "val": 2},
     "coco": {"classes": 3, "train": 12, "val": 2},
-    "voc": {"classes": len(CLASSES), "trainval2007": 8, "trainval2012": 4, "test2007": 8},
+    "voc": {
+        "classes": len(CLASSES),
+        "trainval2007": 8,
+        "trainval2012": 4,
+        "test2007": 8,
+        "sbd": 4,
+    },
     "caltech": {"classes": 3, "images": 14},
 }
 EVERYTHING = {
     "render_world": 1,
-    "fetch": 11,
-    "extract": 4,
-    "index": 4,
+    "fetch": 12,
+    "extract": DATASETS,
+    "index": DATASETS,
     "occlusion_labels": 1,
-    "check_dataset": 4,
+    "check_dataset": DATASETS,
     "describe_dataset": 4,
     "import_backbone": 1,
     "pretrain_classifier": 1,
@@ -60,14 +67,20 @@ EVERYTHING = {
     "detect": RUNS,
     "evaluate_detections": RUNS,
     "diagnose_detections": RUNS,
+    "finetune_segmenter": RUNS,
+    "segment": RUNS,
+    "evaluate_segmentation": RUNS,
     "finetune_classifier": RUNS,
     "classify": RUNS,
-    "table1": 1,
-    "table2": 1,
-    "table3": 1,
-    "table5": 1,
-    "figure1": 1,
-    "figure2": 1,
+    "extract_features": 2 * (RUNS - 1),  # for Caltech-256, and VOC's objects by size
+    "extract_detector_features": 2,
+    "probe": 2 * RUNS,
+    "probe_head": 1,
+    **{f"table{number}": 1 for number in range(1, 8)},
+    **{f"figure{number}": 1 for number in range(1, 5)},
+    "table4_classes": 1,
+    "few_shot": 1,
+    "breakdown": 1,
     "diagnosis": 1,
     "pretraining_quality": 1,
     "all": 1,
@@ -75,6 +88,11 @@ EVERYTHING = {
 QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
 SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "figure2": 1, "all": 1}
 DIAGNOSIS = {"diagnose_detections": RUNS, "table3": 1, "diagnosis": 1, "figure2": 1, "all": 1}
+MASKS = {"finetune_segmenter": RUNS, "segment": RUNS, "evaluate_segmentation": RUNS}
+MASKS |= {"table4": 1, "table4_classes": 1, "figure3": 1, "figure4": 1}
+RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
+RECORDED |= {"probe": RUNS, "breakdown": 1}
+PROBED = {**RECORDED, "probe_head": 1, "few_shot": 1, "table6": 1, "table7": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
 
 
@@ -94,6 +112,7 @@ def write_configuration(folder: Path) -> None:
     content["described"] = ["imagenet_cls", "coco", "voc_detection", "caltech256"]
     content["datasets"] = {
         "voc_detection": {"options": {"classes": list(CLASSES)}},
+        "voc_segmentation": {"options": {"classes": list(CLASSES)}},
         "caltech256": {"options": {"train_per_class": 10, "eval_total": None}},
     }
     (folder / "config" / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -112,7 +131,8 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
             epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
         )
     if "images" in recipe:
-        recipe["images"].update(size=64, resize=64)
+        masks = recipe["task"] == "segmentation"
+        recipe["images"].update({"short": 64, "long": 64} if masks else {"size": 64, "resize": 64})
     if "chips" in recipe:
         recipe["chips"].update(size=64, stride=[16, 24], scales=[{"factor": 1.0}])
         if negatives := recipe["chips"].get("negatives"):
@@ -134,7 +154,7 @@ def study(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[C
     checkout = copy_repository(repository, tmp_path_factory.mktemp("tiny"))
     write_configuration(checkout.folder)
     assert checkout.plan(*WORDS) == EVERYTHING
-    return checkout, checkout.snakemake(*WORDS, timeout=400)
+    return checkout, checkout.snakemake(*WORDS, timeout=1200)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +192,10 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    figures = {f"{name}.{form}" for name in ("figure1", "figure2", "diagnosis") for form in FORMS}
-    tables = {"pretraining.csv", *(f"table{number}.csv" for number in (1, 2, 3, 5))}
+    drawn = (*(f"figure{number}" for number in range(1, 5)), "diagnosis", "few_shot")
+    figures = {f"{name}.{form}" for name in drawn for form in FORMS}
+    tables = {f"table{number}.csv" for number in range(1, 8)}
+    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv"}
     assert made == tables | figures | {"world.png"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
@@ -219,14 +241,14 @@ def test_the_error_analysis_stands_by_occlusion(tiny: Checkout) -> None:
 
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
     files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
-    assert len(files) == 2 * RUNS
+    assert len(files) == 3 * RUNS  # of detection, segmentation and classification
     runs = {str(file.parent.relative_to(tiny.folder / "results/tiny")): file for file in files}
     starts: dict[str, set[Any]] = {name: set() for name in PRETRAININGS}
     for place, file in runs.items():
         run = read_metrics(file)
         assert str(run.run) == place
         starts[run.run.pretraining].add(run.provenance["start_digest"])
-    # Both targets of a pre-training start from the same file, and the files all differ.
+    # All targets of a pre-training start from the same file, and the files all differ.
     assert [len(digests) for digests in starts.values()] == [1] * RUNS
     assert len(set.union(*starts.values())) == RUNS
 
@@ -263,12 +285,14 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     """index.py loads its reader by name; of all readers only the data set's own counts."""
     with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
         assert tiny.plan(*WORDS) == {
-            "index": 1,
+            "index": 2,  # the masks' reader takes its lists of images from it
             "occlusion_labels": 1,
-            "check_dataset": 1,
+            "check_dataset": 2,
             "describe_dataset": 1,
             "table1": 1,
             "finetune_detector": RUNS,
+            **RECORDED,
+            **MASKS,
             "detect": RUNS,
             **SCORING,
             **DIAGNOSIS,
@@ -286,7 +310,7 @@ def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> No
 def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) -> None:
     catalog = tiny.folder / "src/detransfer/data/catalog.yaml"
     text = catalog.read_text()
-    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **CLASSIFICATION}
+    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **CLASSIFICATION}
     sums = yaml.safe_load(text)["archives"]
     for archive, planned in (
         ("256_ObjectCategories.tar", {"fetch": 1, "extract": 1, "index": 1, **own}),
@@ -314,7 +338,7 @@ def test_the_code_of_a_step_makes_stale_all_that_it_made(tiny: Checkout) -> None
             assert tiny.plan(*WORDS) == after, file
     for file in ("scripts/index.py", "src/detransfer/data/fingerprint.py"):
         with edited(tiny.folder / file):
-            assert {"extract": 4, **tiny.plan(*WORDS)} == after, file
+            assert {"extract": DATASETS, **tiny.plan(*WORDS)} == after, file
 
 
 def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
@@ -337,7 +361,7 @@ def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
             continue  # of a target that the study does not have
         words = re.split(r"{{.*?}}|\*", caption.read_text().partition("\n")[0])
         assert max(words, key=len) in report, caption.name
-    tables = [f"table{number}.csv" for number in (1, 2, 3, 5)]
+    tables = [f"table{number}.csv" for number in range(1, 8)]
     for name in (*tables, "pretraining.csv", "figure1.png", "figure2.png", "diagnosis.png"):
         assert f"results/tiny/{name}" in report
     assert ", ".join(PRETRAININGS) in report  # filled into the description of the study
