@@ -154,7 +154,7 @@ def study(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[C
     checkout = copy_repository(repository, tmp_path_factory.mktemp("tiny"))
     write_configuration(checkout.folder)
     assert checkout.plan(*WORDS) == EVERYTHING
-    return checkout, checkout.snakemake(*WORDS, timeout=1200)
+    return checkout, checkout.snakemake(*WORDS, timeout=1500)
 
 
 @pytest.fixture(scope="module")
