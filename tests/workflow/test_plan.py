@@ -21,7 +21,7 @@ RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
 DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
 BY_HAND = {"coco_submission.py", "cluster_superclasses.py", "detect_images.py", "inspect_chips.py"}
 LOCAL = {"all", "table1", "table2", "table3", "table5", "coco_finetuning", "pretraining_quality"}
-LOCAL |= {"figure1", "figure2", "diagnosis"}
+LOCAL |= {"figure1", "figure2", "diagnosis", "table6", "table7", "few_shot", "breakdown"}
 PROBE = """
 include: "Snakefile"
 import json
@@ -70,7 +70,7 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "extract": 10,
         "index": 10,
         "occlusion_labels": 1,  # of VOC 2007's test objects
-        "check_dataset": 5,  # those that something is trained on
+        "check_dataset": 7,  # those that something is trained on
         "describe_dataset": 10,
         "import_backbone": 2,  # random, imagenet_cls
         "mine_for_pretraining": 1,  # coco: the other two take no negative chips
@@ -84,12 +84,21 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "detect": DETECTIONS,
         "evaluate_detections": DETECTIONS,
         "diagnose_detections": RUNS,  # by VOC's rules
-        "finetune_classifier": RUNS,
-        "classify": RUNS,
+        "search_classifier": RUNS,  # three targets, one seed
+        "finetune_classifier": 3 * RUNS,
+        "classify": 3 * RUNS,
+        "extract_features": 4 * (RUNS // SEEDS - DETECTORS),  # of VOC too, for sizes
+        "extract_detector_features": 4 * DETECTORS,
+        "probe": 4 * RUNS,
+        "probe_head": SEEDS * DETECTORS,
         "table1": 1,
         "table2": 1,
         "table3": 1,
         "table5": 1,
+        "table6": 1,
+        "table7": 1,
+        "few_shot": 1,
+        "breakdown": 1,
         "figure1": 1,
         "figure2": 1,
         "diagnosis": 1,
@@ -102,12 +111,12 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
 def test_one_table_plans_only_what_it_needs(checkout: Checkout) -> None:
     planned = checkout.plan("results/table5.csv")
     assert {name: planned[name] for name in ("finetune_classifier", "classify", "table5")} == {
-        "finetune_classifier": RUNS,
-        "classify": RUNS,
+        "finetune_classifier": 3 * RUNS,  # on three targets
+        "classify": 3 * RUNS,
         "table5": 1,
     }
     assert planned["pretrain_detector"] == planned["pretrain_labels"] == DETECTORS
-    assert planned["check_dataset"] == 4  # of three sources, and Caltech-256
+    assert planned["check_dataset"] == 6  # of three sources and three targets
     assert not {"finetune_detector", "evaluate_pretraining", "table2"} & planned.keys()
 
 
@@ -208,7 +217,9 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
     trainings = {"pretrain_classifier", "pretrain_detector", "pretrain_labels"}
     trainings |= {"finetune_classifier", "finetune_detector"}
     mining = {"mine_for_pretraining", "mine_for_target"}
-    assert leased == trainings | mining | {"detect", "detect_in_pretraining", "classify"}
+    recording = {"extract_features", "extract_detector_features", "search_classifier"}
+    predicting = {"detect", "detect_in_pretraining", "classify"}
+    assert leased == trainings | mining | predicting | recording
     for name in leased:
         command = rules[name]["command"]
         assert command.startswith("python scripts/with_gpus.py --gpus {resources.gpu} "), name

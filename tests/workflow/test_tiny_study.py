@@ -62,10 +62,18 @@ EVERYTHING = {
     "diagnose_detections": RUNS,
     "finetune_classifier": RUNS,
     "classify": RUNS,
+    "extract_features": 2 * (RUNS - 1),  # of both targets
+    "extract_detector_features": 2,  # coco's
+    "probe": 2 * RUNS,
+    "probe_head": 1,
     "table1": 1,
     "table2": 1,
     "table3": 1,
     "table5": 1,
+    "table6": 1,
+    "table7": 1,
+    "few_shot": 1,
+    "breakdown": 1,
     "figure1": 1,
     "figure2": 1,
     "diagnosis": 1,
@@ -76,6 +84,10 @@ QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
 SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "figure2": 1, "all": 1}
 DIAGNOSIS = {"diagnose_detections": RUNS, "table3": 1, "diagnosis": 1, "figure2": 1, "all": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
+RECORDING = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one target
+RECORDED = (*RECORDING, "probe")  # on both targets
+PROBING = {**RECORDING, "probe": RUNS, "breakdown": 1, "all": 1}
+FROZEN = {**PROBING, "probe_head": 1, "table6": 1, "table7": 1, "few_shot": 1}
 
 
 def write_configuration(folder: Path) -> None:
@@ -172,8 +184,10 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    figures = {f"{name}.{form}" for name in ("figure1", "figure2", "diagnosis") for form in FORMS}
-    tables = {"pretraining.csv", *(f"table{number}.csv" for number in (1, 2, 3, 5))}
+    drawn = ("figure1", "figure2", "diagnosis", "few_shot")
+    figures = {f"{name}.{form}" for name in drawn for form in FORMS}
+    numbers = (1, 2, 3, 5, 6, 7)
+    tables = {"pretraining.csv", "breakdown.csv", *(f"table{number}.csv" for number in numbers)}
     assert made == tables | figures | {"world.png"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
@@ -184,7 +198,9 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
 
 
 def test_tables_have_every_pretraining_and_metric(tiny: Checkout) -> None:
-    for name, metrics in (("table2", {"mAP@0.5", "mAP@0.7"}), ("table5", {"top1"})):
+    probed = {"top1", "top1_low", "top1_high", "mean_class_accuracy"}
+    two = {"mAP@0.5", "mAP@0.7"}
+    for name, metrics in (("table2", two), ("table5", {"top1"}), ("table6", probed)):
         table = pd.read_csv(tiny.folder / "results" / "tiny" / f"{name}.csv")
         ours = table[table["n"] > 0]
         expected = {(run, metric) for run in PRETRAININGS for metric in metrics}
@@ -204,6 +220,25 @@ def test_figure1_is_drawn_from_nine_overlaps_of_every_pretraining(tiny: Checkout
             picture.load()
             assert min(picture.size) > 300
     assert (folder / "figure1.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_frozen_features_are_probed_layer_by_layer_and_by_size(tiny: Checkout) -> None:
+    folder = tiny.folder / "results" / "tiny"
+    table = pd.read_csv(folder / "table7.csv")
+    ours = table[table["n"] > 0]
+    assert set(ours["run"]) == {"coco"}
+    layers = ["conv_proj_7x7", "conv_proj_4x4", "conv_proj_2x2", "conv_proj_avg", "fc1", "fc2"]
+    assert list(dict.fromkeys(ours["feature"])) == ["conv5", *layers]
+    sizes = pd.read_csv(folder / "breakdown.csv")
+    assert set(sizes["run"]) == set(PRETRAININGS)
+    assert set(sizes[sizes["target"] == "voc_detection"]["by"]) == {
+        "image_size",
+        "object_share",
+        "objects",
+    }
+    curves = pd.read_csv(folder / "few_shot.csv")
+    assert set(curves["run"]) == set(PRETRAININGS)
+    assert set(curves["curve"]) == {"few_shot", "neighbours"}
 
 
 def test_the_error_analysis_stands_by_occlusion(tiny: Checkout) -> None:
@@ -240,6 +275,8 @@ def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
     recipes = tiny.folder / "config" / "recipes" / "tiny"
     with edited(recipes / "finetune_caltech256.yaml"):
         assert tiny.plan(*WORDS) == CLASSIFICATION
+    with edited(recipes / "features.yaml"):
+        assert tiny.plan(*WORDS) == {**FROZEN, **{name: 2 * FROZEN[name] for name in RECORDED}}
     with edited(recipes / "evaluate_voc_detection.yaml"):
         assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING, **DIAGNOSIS}
     assert tiny.plan(*WORDS) == {}  # the old content is back
@@ -272,6 +309,7 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
             "detect": RUNS,
             **SCORING,
             **DIAGNOSIS,
+            **PROBING,
         }
 
 
@@ -286,7 +324,7 @@ def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> No
 def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) -> None:
     catalog = tiny.folder / "src/detransfer/data/catalog.yaml"
     text = catalog.read_text()
-    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **CLASSIFICATION}
+    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **CLASSIFICATION, **FROZEN}
     sums = yaml.safe_load(text)["archives"]
     for archive, planned in (
         ("256_ObjectCategories.tar", {"fetch": 1, "extract": 1, "index": 1, **own}),
@@ -337,8 +375,9 @@ def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
             continue  # of a target that the study does not have
         words = re.split(r"{{.*?}}|\*", caption.read_text().partition("\n")[0])
         assert max(words, key=len) in report, caption.name
-    tables = [f"table{number}.csv" for number in (1, 2, 3, 5)]
-    for name in (*tables, "pretraining.csv", "figure1.png", "figure2.png", "diagnosis.png"):
+    tables = [f"table{number}.csv" for number in (1, 2, 3, 5, 6, 7)]
+    pictures = [f"{name}.png" for name in ("figure1", "figure2", "diagnosis", "few_shot")]
+    for name in (*tables, *pictures, "pretraining.csv", "breakdown.csv"):
         assert f"results/tiny/{name}" in report
     assert ", ".join(PRETRAININGS) in report  # filled into the description of the study
 
