@@ -19,6 +19,7 @@ include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
+include: "workflow/rules/features.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -30,6 +31,10 @@ localrules:
     table4,
     table4_classes,
     table5,
+    table6,
+    table7,
+    few_shot,
+    breakdown,
     coco_finetuning,
     pretraining_quality,
     figure1,

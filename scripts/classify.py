@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 import detransfer
-from detransfer.classification.evaluate import Accuracy, accuracy, predict
+from detransfer.classification.accuracy import Accuracy, accuracy
+from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import labelled_images, load_classifier
 from detransfer.console import InputError, run
 from detransfer.data.index import read_index

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from detransfer.classification.evaluate import accuracy, predict
+from detransfer.classification.accuracy import accuracy
+from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, labelled_images
+from detransfer.classification.search import chosen_recipe
 from detransfer.console import run
 from detransfer.recipes import ClassificationRecipe
 from detransfer.study import load_recipe_file
@@ -30,9 +32,12 @@ def training_score(model: Classifier, job: TrainingJob) -> float:
 
 
 def main() -> None:
-    arguments = training_arguments(DESCRIPTION).parse_args()
+    parser = training_arguments(DESCRIPTION)
+    parser.add_argument("--search", type=Path, help="search.csv, where the recipe searches")
+    arguments = parser.parse_args()
     recipe = load_recipe_file(arguments.recipe, ClassificationRecipe)
-    job = open_job(arguments, Path(__file__))
+    job = open_job(arguments, Path(__file__), [arguments.search] if arguments.search else [])
+    recipe = chosen_recipe(recipe, arguments.search, arguments.recipe)
     classes = job.index.classes["name"].tolist()
     images = labelled_images(job.index, recipe.images)
     model = Classifier(job.backbone(len(classes), recipe.backbone), recipe)

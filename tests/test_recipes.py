@@ -10,10 +10,13 @@ from detransfer.console import InputError
 from detransfer.recipes import (
     ClassificationRecipe,
     DetectionRecipe,
+    FeatureRecipe,
     InferenceRecipe,
+    ProbeRecipe,
     ScaleRecipe,
     TrainingRecipe,
     load_recipes,
+    superclasses,
 )
 from detransfer.study import Strict, load_recipe_file, load_study
 
@@ -49,6 +52,21 @@ chips:
     - {long: 128, valid_range: [30, null]}
 rpn: {anchor_sizes: [16, 32]}
 head: {kind: faster_rcnn}
+"""
+FEATURES = """\
+task: features
+size: 224
+resize: 256
+output_stride: 16
+batch_size: 64
+"""
+PROBE = """\
+task: probe
+penalties: [1, 0.1]
+tolerance: 1e-5
+iterations: 500
+shots: [1, 5]
+neighbours: [1]
 """
 FINEST = "chips: scales: the finest comes first, for the smallest objects; scales.1 is finer than"
 INFERENCE = """\
@@ -300,6 +318,8 @@ def test_load_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
         "finetune_caltech256": TRAINING,
         "evaluate_coco": INFERENCE.replace("kind: voc, ", "kind: coco}  # {"),
         "evaluate_voc": INFERENCE,
+        "features": FEATURES,
+        "probe": PROBE,
     }
     (tmp_path / "demo").mkdir()
     for stage, text in texts.items():
@@ -316,6 +336,7 @@ def test_load_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             load_recipes(study)
         wanted, given = ("detection", "classification")[:: 1 if other == TRAINING else -1]
+        wanted = stage if stage in ("features", "probe") else wanted
         assert str(caught.value) == f"{path}: task: Input should be '{wanted}' (got '{given}')"
         path.write_text(text)
     path = tmp_path / "demo" / "evaluate_voc.yaml"
@@ -326,6 +347,71 @@ def test_load_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
         f"{path}: metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add "
         "0.3, 0.9"
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("resize: 256", "resize: 200", "resize: must be at least `size`"),
+        ("output_stride: 16", "output_stride: 12", "output_stride: Input should be 8, 16 or 32"),
+        ("batch_size: 64", "batchsize: 64", "unknown key 'batchsize'; did you mean 'batch_size'?"),
+        ("[1, 0.1]", "[0.1, 1]", "penalties: the largest comes first, where the path starts"),
+        ("[1, 0.1]", "[]", "penalties: Tuple should have at least 1 item"),
+        ("[1, 0.1]", "[1, 0]", "penalties.1: Input should be greater than 0"),
+        ("[1, 5]", "[5, 5]", "shots: 5 stands there twice"),
+        ("tolerance: 1e-5", "tolerance: 1", "tolerance: Input should be less than 1"),
+    ],
+)
+def test_faults_of_features_and_probes_name_the_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text, model = (FEATURES, FeatureRecipe) if old in FEATURES else (PROBE, ProbeRecipe)
+    assert text.count(old) == 1
+    assert message in refusal(tmp_path / "recipe.yaml", text.replace(old, new), model)
+
+
+RFCN = "head: {kind: rfcn3000, superclasses: 4}\n"
+SEARCHING = TRAINING + "search: {learning_rates: [0.1, 0.01], weight_decays: [0]}\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "text", "message"),
+    [
+        (
+            "finetune_voc",
+            DETECTION.replace("head: {kind: faster_rcnn}\n", RFCN),
+            "head.superclasses: only a pre-training's classes are clustered; give 1",
+        ),
+        (
+            "pretrain_cls",
+            SEARCHING,
+            "search: is for targets; a pre-training takes one rate as given",
+        ),
+    ],
+)
+def test_a_stage_has_only_what_it_can_use(
+    tmp_path: Path, stage: str, text: str, message: str
+) -> None:
+    path = tmp_path / f"{stage}.yaml"
+    model = DetectionRecipe if "rpn" in text else ClassificationRecipe
+    with pytest.raises(InputError) as caught:
+        recipes._check_stage(path, stage, load(path, text, model))
+    assert str(caught.value) == f"{path}: {message}"
+    other = "pretrain_voc" if stage == "finetune_voc" else "finetune_cls"
+    recipes._check_stage(path, other, load(path, text, model))
+
+
+def load(path: Path, text: str, model: type[Strict]) -> Strict:
+    path.write_text(text)
+    return load_recipe_file(path, model)
+
+
+def test_classes_are_grouped_by_r_fcn_3000_alone(tmp_path: Path) -> None:
+    grouped = DETECTION.replace("head: {kind: faster_rcnn}\n", RFCN)
+    path = tmp_path / "recipe.yaml"
+    assert superclasses(load(path, grouped, DetectionRecipe)) == 4
+    assert superclasses(load(path, DETECTION, DetectionRecipe)) == 1
+    assert superclasses(load(path, TRAINING, ClassificationRecipe)) == 1
 
 
 def test_every_key_that_holds_a_value_is_explained() -> None:

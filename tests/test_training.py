@@ -345,7 +345,7 @@ def test_only_the_backbone_is_compiled(tmp_path: Path, monkeypatch: pytest.Monke
     model = Detector()
     names = list(model.state_dict())
     train(model, Pictures, recipe(batch_size=4, compile=True), run_in(tmp_path / "b"))
-    assert compiled == ["forward_features"]
+    assert compiled == ["forward_features", "forward_intermediates"]
     assert calls == [(4, 3, 8, 8)] * 2
     assert list(model.state_dict()) == names
 

@@ -20,6 +20,7 @@ from detransfer.study import Distinct, Strict, Study, load_recipe_file
 Range = tuple[float, float | None]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+POOLED_SIDES = (4, 2)  # of the RoI blob, in Table 7
 REPORTED_IOUS = tuple(tenth / 10 for tenth in range(1, 10))  # by Figure 1; Table 2: two of them
 
 
@@ -90,6 +91,20 @@ class ImageRecipe(Strict):
         return self
 
 
+class SearchRecipe(Strict):
+    """Which learning rate and weight decay to train with: all pairs, on a held-out fifth."""
+
+    learning_rates: Annotated[tuple[Positive, ...], Distinct] = Field(
+        min_length=1, description="peak rates to try, instead of training.learning_rate"
+    )
+    weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Distinct] = Field(
+        min_length=1, description="to try with each of them, instead of training.weight_decay"
+    )
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the other four fifths; null: training.epochs"
+    )
+
+
 class ClassificationRecipe(Strict):
     """Training of a classifier (the paper's section 4.3; silent points after Kornblith et al.)."""
 
@@ -98,6 +113,55 @@ class ClassificationRecipe(Strict):
     backbone: BackboneRecipe
     images: ImageRecipe
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
+    search: SearchRecipe | None = Field(
+        None, description="choose learning rate and weight decay for each pre-training; null: as is"
+    )
+
+
+class FeatureRecipe(Strict):
+    """How frozen features are recorded: of one central view of each image."""
+
+    task: Literal["features"]
+    size: int = Field(gt=0, description="side of the square input, pixels")
+    resize: int = Field(gt=0, description="shorter side before the central crop, pixels")
+    output_stride: Literal[8, 16, 32] = Field(
+        description="input pixels a step of Conv5, for every network (a detector's: its own)"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the backbone")
+    batch_size: int = Field(gt=0, description="images at once; changes nothing but speed")
+    checkpoint_seconds: float = Field(30, gt=0, description="time between marks of progress")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> FeatureRecipe:
+        if self.resize < self.size:
+            raise ValueError("resize: must be at least `size`")
+        return self
+
+
+class ProbeRecipe(Strict):
+    """Linear and nearest-neighbour probes of frozen features (the paper's section 4.3)."""
+
+    task: Literal["probe"]
+    penalties: Annotated[tuple[Positive, ...], Distinct] = Field(
+        min_length=1,
+        description="weights of half the squared norm beside the mean cross-entropy, falling",
+    )
+    tolerance: float = Field(
+        gt=0, lt=1, description="gradient norm at the end, relative to that of zero weights"
+    )
+    iterations: int = Field(gt=0, description="most steps of L-BFGS for one penalty")
+    shots: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Distinct] = Field(
+        description="training images a class of the few-shot probes"
+    )
+    neighbours: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Distinct] = Field(
+        description="nearest training images that vote"
+    )
+
+    @model_validator(mode="after")
+    def _falling(self) -> ProbeRecipe:
+        if list(self.penalties) != sorted(self.penalties, reverse=True):
+            raise ValueError("penalties: the largest comes first, where the path starts")
+        return self
 
 
 class ScaleRecipe(Strict):
@@ -234,6 +298,17 @@ class FasterRcnnRecipe(Strict):
         1.0, gt=0, le=1, description="largest share of positives (1: no balancing, as the code)"
     )
 
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """The sides to which Table 7 pools the RoI blob, the blob's own first."""
+        return (self.roi_size, *(side for side in POOLED_SIDES if side < self.roi_size))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The head's layers as Table 7 calls them, from its entrance to its exit."""
+        grids = [f"conv_proj_{side}x{side}" for side in self.grids]
+        return (*grids, "conv_proj_avg", "fc1", "fc2")
+
 
 class Rfcn3000Recipe(Strict):
     """The R-FCN-3000 head: super-classes by position-sensitive pooling, a decoupled classifier."""
@@ -252,6 +327,11 @@ class Rfcn3000Recipe(Strict):
     class_rois_per_chip: int = Field(
         50, gt=0, description="objects' RoIs a chip that the classifier learns from, at most"
     )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The head's layers that have a vector a RoI: the projection's mean, the hidden layer."""
+        return ("projection_avg", "hidden")
 
 
 class DetectionRecipe(Strict):
@@ -420,6 +500,13 @@ def load_recipes(study: Study) -> dict[str, Strict]:
     recipes = {
         stage: load_recipe_file(study.recipe(stage), model) for stage, model in wanted.items()
     }
+    for stage, recipe in recipes.items():
+        _check_stage(study.recipe(stage), stage, recipe)
+    grouped = any(superclasses(recipe) > 1 for recipe in recipes.values())
+    if grouped or study.targets_of("classification"):
+        recipes["features"] = load_recipe_file(study.recipe("features"), FeatureRecipe)
+    if study.targets_of("classification"):
+        recipes["probe"] = load_recipe_file(study.recipe("probe"), ProbeRecipe)
     for name in study.targets_of("detection"):
         evaluation = recipes[f"evaluate_{name}"]
         assert isinstance(evaluation, InferenceRecipe)
@@ -428,6 +515,23 @@ def load_recipes(study: Study) -> dict[str, Strict]:
     for name in study.targets_of("segmentation"):
         _check_offsets(study, recipes, name)
     return recipes
+
+
+def superclasses(recipe: Strict) -> int:
+    """Return into how many super-classes a recipe groups the classes; 1 where it groups none."""
+    grouped = isinstance(recipe, DetectionRecipe) and isinstance(recipe.head, Rfcn3000Recipe)
+    return recipe.head.superclasses if grouped else 1  # type: ignore[attr-defined]
+
+
+def _check_stage(path: Path, stage: str, recipe: Strict) -> None:
+    """Raise InputError for what only a pre-training, or only a fine-tuning, can have."""
+    if stage.startswith("finetune_") and superclasses(recipe) > 1:
+        raise InputError(
+            f"{path}: head.superclasses: only a pre-training's classes are clustered; give 1"
+        )
+    searching = isinstance(recipe, ClassificationRecipe) and recipe.search is not None
+    if stage.startswith("pretrain_") and searching:
+        raise InputError(f"{path}: search: is for targets; a pre-training takes one rate as given")
 
 
 def _check_thresholds(path: Path, recipe: VocRecipe) -> None:
@@ -440,15 +544,19 @@ def _check_thresholds(path: Path, recipe: VocRecipe) -> None:
 
 
 def _check_offsets(study: Study, recipes: Mapping[str, Strict], target: str) -> None:
-    recipe = recipes[f"finetune_{target}"]
+    """Raise InputError where a segmenter keeps offsets of another number of groups than its own."""
+    recipe, path = recipes[f"finetune_{target}"], study.recipe(f"finetune_{target}")
     assert isinstance(recipe, SegmentationRecipe)
+    if recipe.offsets == "zero":
+        return
+    wanted = recipe.backbone.deformable_groups
     for name in [each for each in study.fine_tuned(target) if each in study.detectors]:
         source = recipes[f"pretrain_{name}"]
         assert isinstance(source, DetectionRecipe)
-        wanted, given = (each.backbone.deformable_groups for each in (recipe, source))
-        if recipe.offsets == "keep" and given != wanted:
+        given = source.backbone.deformable_groups
+        if given != wanted:
             raise InputError(
-                f"{study.recipe(f'finetune_{target}')}: offsets: keep needs "
-                f"backbone.deformable_groups {given} as in {study.recipe(f'pretrain_{name}')}, not "
-                f"{wanted}; make them equal, or give offsets: zero"
+                f"{path}: offsets: keep needs backbone.deformable_groups {given} as in "
+                f"{study.recipe(f'pretrain_{name}')}, not {wanted}; make them equal, or give "
+                "offsets: zero"
             )

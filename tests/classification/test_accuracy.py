@@ -11,7 +11,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import Tensor, nn
 
 from detransfer.backbone import build
-from detransfer.classification.evaluate import accuracy, predict
+from detransfer.classification.accuracy import accuracy, bootstrap_interval
+from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, LabelledImages
 from detransfer.recipes import ClassificationRecipe, ImageRecipe
 from detransfer.study import BackboneChoice
@@ -92,3 +93,22 @@ def test_the_batch_size_does_not_matter(grey: LabelledImages) -> None:
         predicted, probability = predict(model, grey, torch.device("cpu"), batch_size=size)
         assert predicted.tolist() == whole[0].tolist()
         np.testing.assert_allclose(probability, whole[1], rtol=1e-5)
+
+
+def test_the_interval_is_that_of_drawing_images_with_replacement() -> None:
+    right = np.random.default_rng(0).random(150) < 0.7
+    rng = np.random.default_rng(1)
+    shares = [100 * right[rng.integers(0, 150, 150)].mean() for _ in range(4000)]
+    expected = np.percentile(shares, [2.5, 97.5])
+    assert bootstrap_interval(right, 0) == pytest.approx(expected, abs=0.7)  # one image
+    assert bootstrap_interval(right, 0) == bootstrap_interval(right, 0)
+    assert bootstrap_interval(np.ones(20, bool), 0) == (100.0, 100.0)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    inside = 0
+    for seed in range(300):
+        low, high = bootstrap_interval(rng.random(400) < 0.8, seed)
+        inside += low <= 80 <= high
+    assert 0.91 < inside / 300 < 0.98

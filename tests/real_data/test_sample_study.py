@@ -48,6 +48,11 @@ SHORT: dict[str, dict[str, Any]] = {
         "proposals": 50,
         "training_images": 10,
     },
+    "evaluate_coco": {
+        "scales": [{"long": 160, "valid_range": [0, None]}],
+        "proposals": 50,
+        "training_images": 10,
+    },
     "finetune_voc_segmentation": {
         "training": {"epochs": 1, "warmup_steps": 5},
         "images": {"short": 96, "long": 160},

@@ -24,9 +24,11 @@ from torch import nn
 from detransfer.backbone import read_weights, save_backbone
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index, read_index, write_index
+from detransfer.detection.heads import Rfcn3000Head
 from detransfer.detection.predict import load_detector
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import ChipDataset
+from detransfer.recipes import DetectionRecipe
 from detransfer.study import BackboneChoice
 from detransfer.training import CHECKPOINT, Epoch
 from tests.detection.rectangles import (
@@ -245,6 +247,50 @@ def test_negative_chips_and_proposals_go_together(repository: Path, world: Path)
     with pytest.raises(InputError, match=r"missing\.parquet: there is no such file"):
         call(repository / PROGRAM, [*arguments, f"--proposals={world / 'missing.parquet'}"])
     assert not (world / "refused").exists()
+
+
+def grouped(world: Path, groups: int = 2) -> list[str]:
+    """The command line of a training whose recipe groups the three classes."""
+    head = {"kind": "rfcn3000", "superclasses": groups, "projection": 8, "roi_size": 3}
+    content = detection_recipe(training={"epochs": 0.3}).model_dump(mode="json")
+    recipe = DetectionRecipe.model_validate({**content, "head": {**head, "hidden": 8}})
+    path = write_recipe(world / f"grouped{groups}.yaml", recipe)
+    return training_words(world, f"grouped{groups}", world / "backbone.safetensors", path)
+
+
+def test_superclasses_reach_the_head_and_are_part_of_the_run(repository: Path, world: Path) -> None:
+    table = world / "superclasses.csv"
+    digests = []
+    for groups in ([0, 1, 0], [1, 0, 1]):
+        pd.DataFrame({"class_id": range(3), "superclass": groups}).to_csv(table, index=False)
+        call(repository / PROGRAM, [*grouped(world), f"--superclasses={table}"])
+        state, header = read_weights(world / "grouped2" / MODEL)
+        assert state["head.superclass"].tolist() == groups
+        digests.append(header["run_digest"])
+    assert digests[0] != digests[1]
+    detector, _ = load_detector(world / "grouped2" / MODEL)
+    assert cast(Rfcn3000Head, detector.head).superclass.tolist() == [1, 0, 1]
+
+
+def test_superclasses_are_given_exactly_where_the_recipe_groups(
+    repository: Path, world: Path
+) -> None:
+    table = world / "other.csv"
+
+    def refused(arguments: list[str], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            call(repository / PROGRAM, arguments)
+
+    refused(grouped(world), r"head\.superclasses is 2; give --superclasses, the CSV that")
+    pd.DataFrame({"class_id": range(3), "superclass": [0, 1, 0]}).to_csv(table, index=False)
+    refused([*grouped(world, 1), f"--superclasses={table}"], "groups no classes, so --superclass")
+    given = [*grouped(world), f"--superclasses={table}"]
+    pd.DataFrame({"class_id": range(2), "superclass": [0, 1]}).to_csv(table, index=False)
+    refused(given, "3 numbers from 0 to 1 are needed, one a class")
+    pd.DataFrame({"class_id": [1, 0, 2], "superclass": [0, 1, 0]}).to_csv(table, index=False)
+    refused(given, "class ids are not 0, 1, 2, ... in order; cluster them again")
+    table.write_text("a\n1\n")
+    refused(given, "not a readable table of super-classes")
 
 
 def test_objects_outside_all_ranges_are_told_before_training(repository: Path, world: Path) -> None:

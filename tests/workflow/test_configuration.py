@@ -118,7 +118,7 @@ def recipes(checkout: Checkout, tmp_path: Path) -> Path:
             "evaluate_voc_detection",
             "[0.1, 0.2, 0.3, ",
             "[",
-            "voc.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.1, 0.2",
+            "metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.1, 0.2",
         ),
         ("world", "image_size: 128", "image_sice: 128", "unknown key 'image_sice'; did you mean"),
     ],
@@ -158,7 +158,8 @@ def test_a_second_target_on_a_data_set_has_runs_of_its_own(
     }
     result = checkout.snakemake("-n", *configuration(checkout, tmp_path, changes))
     jobs = result.jobs()
-    assert jobs["evaluate_detections"] == jobs["classify"] == 12 and jobs["index"] == 10
+    runs = 2 * 6 * len(yaml.safe_load((checkout.folder / "config/demo.yaml").read_text())["seeds"])
+    assert jobs["evaluate_detections"] == jobs["classify"] == runs and jobs["index"] == 10
     for dataset, task in (("voc_detection", "detection"), ("caltech256", "classification")):
         for target in (dataset, f"my_{dataset}"):
             place = f"results/demo/{task}/{target}/coco/seed1"

@@ -20,8 +20,10 @@ SEEDS, DETECTORS = 3, 3
 RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
 DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
 BY_HAND = {"coco_submission.py", "cluster_superclasses.py", "detect_images.py", "inspect_chips.py"}
-LOCAL = {"all", "table1", "table2", "table3", "table5", "coco_finetuning", "pretraining_quality"}
-LOCAL |= {"figure1", "figure2", "diagnosis", "table4", "table4_classes", "figure3", "figure4"}
+CLASSIFIED, PROBED = 3, 4  # targets of classification; those and the first of detection
+LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes"}
+LOCAL |= {"coco_finetuning", "pretraining_quality"}
+LOCAL |= {*(f"table{number}" for number in range(1, 8)), *(f"figure{n}" for n in range(1, 5))}
 PROBE = """
 include: "Snakefile"
 import json
@@ -70,7 +72,7 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "extract": 10,
         "index": 10,
         "occlusion_labels": 1,  # of VOC 2007's test objects
-        "check_dataset": 6,  # those that something is trained on
+        "check_dataset": 8,  # those that something is trained on
         "describe_dataset": 10,
         "import_backbone": 2,  # random, imagenet_cls
         "mine_for_pretraining": 1,  # coco: the other two take no negative chips
@@ -87,18 +89,18 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "finetune_segmenter": RUNS,
         "segment": RUNS,
         "evaluate_segmentation": RUNS,
-        "finetune_classifier": RUNS,
-        "classify": RUNS,
-        "table1": 1,
-        "table2": 1,
-        "table3": 1,
-        "table4": 1,
+        "search_classifier": CLASSIFIED * RUNS // SEEDS,
+        "finetune_classifier": CLASSIFIED * RUNS,
+        "classify": CLASSIFIED * RUNS,
+        "extract_features": PROBED * (RUNS // SEEDS - DETECTORS),
+        "extract_detector_features": PROBED * DETECTORS,
+        "probe": PROBED * RUNS,
+        "probe_head": DETECTORS * SEEDS,
+        **{f"table{number}": 1 for number in range(1, 8)},
+        **{f"figure{number}": 1 for number in range(1, 5)},
         "table4_classes": 1,
-        "table5": 1,
-        "figure1": 1,
-        "figure2": 1,
-        "figure3": 1,
-        "figure4": 1,
+        "few_shot": 1,
+        "breakdown": 1,
         "diagnosis": 1,
         "pretraining_quality": 1,
         "coco_finetuning": 1,
@@ -109,19 +111,18 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
 def test_one_table_plans_only_what_it_needs(checkout: Checkout) -> None:
     planned = checkout.plan("results/table5.csv")
     assert {name: planned[name] for name in ("finetune_classifier", "classify", "table5")} == {
-        "finetune_classifier": RUNS,
-        "classify": RUNS,
+        "finetune_classifier": CLASSIFIED * RUNS,
+        "classify": CLASSIFIED * RUNS,
         "table5": 1,
     }
     assert planned["pretrain_detector"] == planned["pretrain_labels"] == DETECTORS
-    assert planned["check_dataset"] == 4  # of three sources, and Caltech-256
+    assert planned["check_dataset"] == 6  # of three sources, and three targets
     assert not {"finetune_detector", "evaluate_pretraining", "table2"} & planned.keys()
 
 
 def test_seeds_of_the_configuration_are_the_seeds_that_are_run(jobs: list[dict[str, str]]) -> None:
     for rule, program in (
         ("finetune_detector", "train_detector"),
-        ("finetune_segmenter", "train_segmenter"),
         ("finetune_classifier", "train_classifier"),
     ):
         ran = [job for job in jobs if job["rule"] == rule]
@@ -158,14 +159,8 @@ def test_jobs_ask_for_what_the_configuration_gives_them(
 ) -> None:
     content = yaml.safe_load((checkout.folder / "config" / "config.yaml").read_text())
     kinds = {
-        "train": {
-            "pretrain_detector",
-            "pretrain_labels",
-            "finetune_detector",
-            "mine_for_target",
-            "finetune_segmenter",
-        },
-        "predict": {"detect", "segment", "classify"},
+        "train": {"pretrain_detector", "pretrain_labels", "finetune_detector", "mine_for_target"},
+        "predict": {"detect", "classify"},
         "data": {"fetch", "extract", "index", "check_dataset"},
     }
     for kind, names in kinds.items():
@@ -220,10 +215,12 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
     leased = {name for name, rule in rules.items() if "scripts/with_gpus.py" in rule["command"]}
     assert leased == {name for name, rule in rules.items() if "gpu" in rule["resources"]}
     trainings = {"pretrain_classifier", "pretrain_detector", "pretrain_labels"}
-    trainings |= {"finetune_classifier", "finetune_detector", "finetune_segmenter"}
+    trainings |= {"finetune_classifier", "search_classifier", "finetune_detector"}
+    trainings |= {"finetune_segmenter"}
     mining = {"mine_for_pretraining", "mine_for_target"}
-    predictions = {"detect", "detect_in_pretraining", "segment", "classify"}
-    assert leased == trainings | mining | predictions
+    features = {"extract_features", "extract_detector_features"}
+    running = {"detect", "detect_in_pretraining", "classify", "segment"}
+    assert leased == trainings | mining | features | running
     for name in leased:
         command = rules[name]["command"]
         assert command.startswith("python scripts/with_gpus.py --gpus {resources.gpu} "), name

@@ -30,7 +30,9 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("t
 
 PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
 RUNS = len(PRETRAININGS)  # of each target: one seed
-SEGMENTED = ("random", "imagenet_cls", "coco")  # as in the demo
+WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
+SEGMENTED = len(WITH_MASKS)
+DATASETS = 5
 FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
 CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
@@ -38,16 +40,22 @@ WORLD = {
     "image_size": 64,
     "imagenet_cls": {"classes": 4, "train": 6, "val": 2},
     "coco": {"classes": 3, "train": 12, "val": 2},
-    "voc": {"classes": len(CLASSES), "trainval2007": 8, "trainval2012": 4, "test2007": 8, "sbd": 4},
+    "voc": {
+        "classes": len(CLASSES),
+        "trainval2007": 8,
+        "trainval2012": 4,
+        "test2007": 8,
+        "sbd": 4,
+    },
     "caltech": {"classes": 3, "images": 14},
 }
 EVERYTHING = {
     "render_world": 1,
     "fetch": 12,
-    "extract": 5,
-    "index": 5,
+    "extract": DATASETS,
+    "index": DATASETS,
     "occlusion_labels": 1,
-    "check_dataset": 5,
+    "check_dataset": DATASETS,
     "describe_dataset": 4,
     "import_backbone": 1,
     "pretrain_classifier": 1,
@@ -61,21 +69,20 @@ EVERYTHING = {
     "detect": RUNS,
     "evaluate_detections": RUNS,
     "diagnose_detections": RUNS,
-    "finetune_segmenter": len(SEGMENTED),
-    "segment": len(SEGMENTED),
-    "evaluate_segmentation": len(SEGMENTED),
+    "finetune_segmenter": SEGMENTED,
+    "segment": SEGMENTED,
+    "evaluate_segmentation": SEGMENTED,
     "finetune_classifier": RUNS,
     "classify": RUNS,
-    "table1": 1,
-    "table2": 1,
-    "table3": 1,
-    "table4": 1,
+    "extract_features": 2 * (RUNS - 1),  # for Caltech-256, and VOC's objects by size
+    "extract_detector_features": 2,
+    "probe": 2 * RUNS,
+    "probe_head": 1,
+    **{f"table{number}": 1 for number in range(1, 8)},
+    **{f"figure{number}": 1 for number in range(1, 5)},
     "table4_classes": 1,
-    "table5": 1,
-    "figure1": 1,
-    "figure2": 1,
-    "figure3": 1,
-    "figure4": 1,
+    "few_shot": 1,
+    "breakdown": 1,
     "diagnosis": 1,
     "pretraining_quality": 1,
     "all": 1,
@@ -83,8 +90,12 @@ EVERYTHING = {
 QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
 SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "figure2": 1, "all": 1}
 DIAGNOSIS = {"diagnose_detections": RUNS, "table3": 1, "diagnosis": 1, "figure2": 1, "all": 1}
-SEGMENTATION = {"evaluate_segmentation": len(SEGMENTED), "table4": 1, "table4_classes": 1,
-                "figure3": 1, "figure4": 1, "all": 1}  # fmt: skip
+SCORED_MASKS = {"evaluate_segmentation": SEGMENTED, "table4": 1, "table4_classes": 1}
+SCORED_MASKS |= {"figure3": 1, "figure4": 1, "all": 1}
+MASKS = {"finetune_segmenter": SEGMENTED, "segment": SEGMENTED, **SCORED_MASKS}
+RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
+RECORDED |= {"probe": RUNS, "breakdown": 1}
+PROBED = {**RECORDED, "probe_head": 1, "few_shot": 1, "table6": 1, "table7": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
 
 
@@ -122,16 +133,19 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["training"].update(
             epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
         )
-    if recipe["task"] == "segmentation":
-        recipe["images"].update(short=64, long=64)
-    elif "images" in recipe:
-        recipe["images"].update(size=64, resize=64)
+    if "images" in recipe:
+        masks = recipe["task"] == "segmentation"
+        recipe["images"].update({"short": 64, "long": 64} if masks else {"size": 64, "resize": 64})
     if "chips" in recipe:
         recipe["chips"].update(size=64, stride=[16, 24], scales=[{"factor": 1.0}])
         if negatives := recipe["chips"].get("negatives"):
             negatives.update(rpn_epochs=0.5, minimum_proposals=[0])
         recipe["rpn"].update(anchor_sizes=[16, 32], train_before=50, train_proposals=16)
         recipe["head"].update(hidden=32, rois_per_chip=8)
+    if recipe["task"] == "features":
+        recipe.update(size=64, resize=64)
+    if "penalties" in recipe:
+        recipe.update(penalties=[0.01])  # too few images to hold a fifth of them out
     if "metric" in recipe:
         recipe.update(scales=[{"factor": 1.0}], proposals_before=50, proposals=10)
     return recipe
@@ -143,7 +157,7 @@ def study(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[C
     checkout = copy_repository(repository, tmp_path_factory.mktemp("tiny"))
     write_configuration(checkout.folder)
     assert checkout.plan(*WORDS) == EVERYTHING
-    return checkout, checkout.snakemake(*WORDS, timeout=400)
+    return checkout, checkout.snakemake(*WORDS, timeout=1500)
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +195,10 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    drawn = (*(f"figure{number}" for number in (1, 2, 3, 4)), "diagnosis")
+    drawn = (*(f"figure{number}" for number in range(1, 5)), "diagnosis", "few_shot")
     figures = {f"{name}.{form}" for name in drawn for form in FORMS}
-    tables = {"pretraining.csv", "table4_classes.csv", *(f"table{n}.csv" for n in (1, 2, 3, 4, 5))}
+    tables = {f"table{number}.csv" for number in range(1, 8)}
+    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv"}
     assert made == tables | figures | {"world.png"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
@@ -209,7 +224,7 @@ def test_figure1_is_drawn_from_nine_overlaps_of_every_pretraining(tiny: Checkout
     assert set(zip(ours["run"], ours["iou"], strict=True)) == {
         (run, tenth / 10) for run in PRETRAININGS for tenth in range(1, 10)
     }
-    for name in ("figure1.png", "figure2.png", "figure3.png", "figure4.png", "world.png"):
+    for name in ("figure1.png", "figure2.png", "world.png"):
         with Image.open(folder / name) as picture:
             picture.load()
             assert min(picture.size) > 300
@@ -231,24 +246,23 @@ def test_segmentation_is_tabulated_and_drawn(tiny: Checkout) -> None:
     folder = tiny.folder / "results" / "tiny"
     table = pd.read_csv(folder / "table4.csv")
     ours = table[table["n"] > 0]
-    metrics = ("mIoU", "mIoU_resized")
     assert set(zip(ours["run"], ours["metric"], strict=True)) == {
-        (run, metric) for run in SEGMENTED for metric in metrics
+        (run, metric) for run in WITH_MASKS for metric in ("mIoU", "mIoU_resized")
     }
     assert ours["mean"].between(0, 100).all() and (ours["images"] == 2).all()
-    assert table["run"].tolist()[0] == "dcnv1"  # which the paper cites
+    assert table["run"].iloc[0] == "dcnv1"  # which the paper cites
     classes = pd.read_csv(folder / "table4_classes.csv")
     assert set(classes["class"]) == {"background", *CLASSES}
     assert set(classes["baseline"].dropna()) == {"imagenet_cls"}
     chosen = pd.read_csv(folder / "figure3.csv")
     assert set(chosen["run"]) == {"coco"} and (chosen["candidates"] == 2).all()
     curves = pd.read_csv(folder / "figure4.csv")
-    assert set(curves["run"]) == set(SEGMENTED) and set(curves["width"]) == set(range(1, 41))
+    assert set(curves["run"]) == set(WITH_MASKS) and set(curves["width"]) == set(range(1, 41))
 
 
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
     files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
-    assert len(files) == 2 * RUNS + len(SEGMENTED)
+    assert len(files) == 2 * RUNS + SEGMENTED  # detection, classification; segmentation
     runs = {str(file.parent.relative_to(tiny.folder / "results/tiny")): file for file in files}
     starts: dict[str, set[Any]] = {name: set() for name in PRETRAININGS}
     for place, file in runs.items():
@@ -272,8 +286,7 @@ def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
     with edited(recipes / "evaluate_voc_detection.yaml"):
         assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING, **DIAGNOSIS}
     with edited(recipes / "finetune_voc_segmentation.yaml"):
-        runs = len(SEGMENTED)
-        assert tiny.plan(*WORDS) == {"finetune_segmenter": runs, "segment": runs, **SEGMENTATION}
+        assert tiny.plan(*WORDS) == MASKS
     assert tiny.plan(*WORDS) == {}  # the old content is back
 
 
@@ -290,34 +303,26 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
         assert tiny.plan(*WORDS) == DIAGNOSIS
     with edited(tiny.folder / "src/detransfer/segmentation/trimap.py"):
-        assert tiny.plan(*WORDS) == SEGMENTATION
+        assert tiny.plan(*WORDS) == SCORED_MASKS
 
 
 def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     """index.py loads its reader by name; of all readers only the data set's own counts."""
     with edited(tiny.folder / "src/detransfer/data/readers/voc_segmentation.py"):
-        runs = len(SEGMENTED)
-        assert tiny.plan(*WORDS) == {
-            "index": 1,
-            "check_dataset": 1,
-            "finetune_segmenter": runs,
-            "segment": runs,
-            **SEGMENTATION,
-        }
+        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, **MASKS}
     with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
         assert tiny.plan(*WORDS) == {
-            "index": 2,  # the reader of segmentation takes VOC's classes from there
+            "index": 2,  # the masks' reader takes its lists of images from it
             "occlusion_labels": 1,
             "check_dataset": 2,
             "describe_dataset": 1,
             "table1": 1,
             "finetune_detector": RUNS,
+            **RECORDED,
+            **MASKS,
             "detect": RUNS,
             **SCORING,
             **DIAGNOSIS,
-            "finetune_segmenter": len(SEGMENTED),
-            "segment": len(SEGMENTED),
-            **SEGMENTATION,
         }
 
 
@@ -332,7 +337,7 @@ def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> No
 def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) -> None:
     catalog = tiny.folder / "src/detransfer/data/catalog.yaml"
     text = catalog.read_text()
-    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **CLASSIFICATION}
+    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **CLASSIFICATION}
     sums = yaml.safe_load(text)["archives"]
     for archive, planned in (
         ("256_ObjectCategories.tar", {"fetch": 1, "extract": 1, "index": 1, **own}),
@@ -360,7 +365,7 @@ def test_the_code_of_a_step_makes_stale_all_that_it_made(tiny: Checkout) -> None
             assert tiny.plan(*WORDS) == after, file
     for file in ("scripts/index.py", "src/detransfer/data/fingerprint.py"):
         with edited(tiny.folder / file):
-            assert {"extract": 5, **tiny.plan(*WORDS)} == after, file
+            assert {"extract": DATASETS, **tiny.plan(*WORDS)} == after, file
 
 
 def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
@@ -383,9 +388,8 @@ def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
             continue  # of a target that the study does not have
         words = re.split(r"{{.*?}}|\*", caption.read_text().partition("\n")[0])
         assert max(words, key=len) in report, caption.name
-    tables = [f"table{number}.csv" for number in (1, 2, 3, 4, 5)]
-    figures = [f"figure{number}.png" for number in (1, 2, 3, 4)]
-    for name in (*tables, *figures, "table4_classes.csv", "pretraining.csv", "diagnosis.png"):
+    tables = [f"table{number}.csv" for number in range(1, 8)]
+    for name in (*tables, "pretraining.csv", "figure1.png", "figure2.png", "diagnosis.png"):
         assert f"results/tiny/{name}" in report
     assert ", ".join(PRETRAININGS) in report  # filled into the description of the study
 

@@ -7,6 +7,7 @@ use rule pretrain_classifier as finetune_classifier with:
         unpack(target_index),
         start=lambda wildcards: backbone(wildcards.pretraining),
         recipe=target_recipe("finetune"),
+        search=target_search,
         architecture=STUDY.backbone.file or [],
         code=code("train_classifier"),
     output:
@@ -28,6 +29,31 @@ use rule pretrain_classifier as finetune_classifier with:
         seed="{seed}",
         state=str(STATE / "classification" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
+        more=lambda wildcards, input: f"--search {input.search}" if input.search else "",
+
+
+# Once for each pre-training, by the study's first seed: every one gets the same budget.
+use rule finetune_classifier as search_classifier with:
+    input:
+        unpack(target_index),
+        start=lambda wildcards: backbone(wildcards.pretraining),
+        recipe=target_recipe("finetune"),
+        architecture=STUDY.backbone.file or [],
+        code=code("search_classifier"),
+    output:
+        RESULTS / "classification" / "{target}" / "{pretraining}" / "search.csv",
+    log:
+        LOGS / "search_classifier" / "{target}" / "{pretraining}.log",
+    benchmark:
+        TIMES / "search_classifier" / "{target}" / "{pretraining}.tsv"
+    params:
+        program="search_classifier",
+        gpu=STUDY.resources.train.gpu,
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        seed=STUDY.seeds[0],
+        state=str(STATE / "search" / "{target}" / "{pretraining}"),
+        folder=subpath(output[0], parent=True),
         more="",
 
 
@@ -66,3 +92,69 @@ rule classify:
         "--pretraining {wildcards.pretraining} --target {wildcards.target} "
         "--dataset {params.dataset} --seed {wildcards.seed} "
         "--predictions {output.predictions} --output {output.metrics} 2> {log}"
+
+
+# Linear probes of frozen features; of Conv5 (Table 6) with few images and neighbours too.
+PROBE = RESULTS / "probe" / "{target}" / "{pretraining}" / "seed{seed}"
+
+
+rule probe:
+    input:
+        unpack(target_index),
+        features=target_features,
+        weights=lambda wildcards: frozen(wildcards.pretraining),
+        recipe=STUDY.recipe("probe"),
+        code=code("probe"),
+    output:
+        metrics=PROBE / "conv5" / "metrics.json",
+        predictions=PROBE / "conv5" / "predictions.parquet",
+        classes=PROBE / "conv5" / "classes.csv",
+        path=PROBE / "conv5" / "path.csv",
+        weights=PROBE / "conv5" / "probe.safetensors",
+    log:
+        LOGS / "probe" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "probe" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(PROBED),
+    conda:
+        "../../envs/torch.yaml"
+    threads: STUDY.resources.predict.threads
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        layers="conv5",
+        curves="--curves",
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
+        folder=str(PROBE),
+    shell:
+        "python scripts/probe.py --features {input.features} --layers {params.layers} "
+        "--weights {input.weights} --index {params.index} --splits {params.splits} "
+        "--eval-split {params.split} --recipe {input.recipe} {params.curves} "
+        "--threads {threads} --pretraining {wildcards.pretraining} --target {wildcards.target} "
+        "--dataset {params.dataset} --seed {wildcards.seed} --output {params.folder} 2> {log}"
+
+
+# The layers of a detector's head (Table 7), on the first target of classification.
+use rule probe as probe_head with:
+    output:
+        directory(PROBE / "head"),
+    log:
+        LOGS / "probe_head" / "{target}" / "{pretraining}" / "seed{seed}.log",
+    benchmark:
+        TIMES / "probe_head" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(CLASSIFIED[:1]),
+        pretraining=one_of(STUDY.detectors),
+    params:
+        layers=lambda wildcards: RECIPES[f"pretrain_{wildcards.pretraining}"].head.layers,
+        curves="",
+        index=target_index_folder,
+        splits=lambda wildcards: target_dataset(wildcards).train_splits,
+        split=lambda wildcards: target_dataset(wildcards).eval_split,
+        dataset=lambda wildcards: STUDY.targets[wildcards.target].dataset,
+        folder=str(PROBE / "head"),

@@ -17,7 +17,7 @@ from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
-from detransfer.recipes import load_recipes
+from detransfer.recipes import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study
 
 try:
@@ -32,9 +32,16 @@ RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
-TASKS = ("detection", "segmentation", "classification")
 TRAINED = [*STUDY.trained, *STUDY.matched]
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
+GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
+
+
+# Targets whose frozen features are probed: those of classification (Table 7: the first), and the
+# first of detection, whose images show how large and how many their objects are.
+CLASSIFIED = [*STUDY.targets_of("classification")]
+PROBED = [*CLASSIFIED, *[*STUDY.targets_of("detection")][:1]] if CLASSIFIED else []
+TASKS = ("detection", "segmentation", "classification")
 
 
 def one_of(names):
@@ -146,6 +153,13 @@ def target_recipe(stage):
     return lambda wildcards: STUDY.recipe(f"{stage}_{wildcards.target}")
 
 
+def target_search(wildcards):
+    """What a pre-training's search of rate and decay found, where the recipe searches."""
+    searching = RECIPES[f"finetune_{wildcards.target}"].search
+    folder = RESULTS / "classification" / wildcards.target / wildcards.pretraining
+    return folder / "search.csv" if searching else []
+
+
 def published_checksum(wildcards):
     """What fixes an archive's content, and so what comes from it: another sum, another archive."""
     archive = CATALOG[wildcards.archive]
@@ -161,8 +175,8 @@ def parts(wildcards, input):
 
 def kept_offsets(wildcards):
     """The detector whose offsets a segmenter keeps: of a pre-training on detection, if asked to."""
-    keep = RECIPES[f"finetune_{wildcards.target}"].offsets == "keep"
-    if not keep or wildcards.pretraining not in STUDY.detectors:
+    recipe = RECIPES[f"finetune_{wildcards.target}"]
+    if recipe.offsets == "zero" or wildcards.pretraining not in STUDY.detectors:
         return []
     return RESULTS / "pretraining" / wildcards.pretraining / "model.safetensors"
 
@@ -208,6 +222,18 @@ def with_proposals(wildcards, input):
     return f"--proposals {input.proposals}" if input.proposals else ""
 
 
+def source_superclasses(wildcards):
+    """The super-classes that a detection pre-training detects, where its recipe asks for any."""
+    name = wildcards.pretraining
+    return RESULTS / "pretraining" / name / "superclasses.csv" if name in GROUPED else []
+
+
+def with_superclasses(wildcards, input):
+    """The options of a detector's pre-training that name further files, where there are any."""
+    more = with_proposals(wildcards, input)
+    return f"{more} --superclasses {input.superclasses}" if input.superclasses else more
+
+
 def given_weights(wildcards):
     """The options of import_backbone.py that say where the weights come from."""
     given = STUDY.pretrainings[wildcards.pretraining]
@@ -227,6 +253,31 @@ def given_file(wildcards):
 
 def backbone(pretraining):
     return RESULTS / "pretraining" / pretraining / "backbone.safetensors"
+
+
+def frozen(pretraining):
+    """The weights that features are taken from: of a training the model, with its offsets."""
+    name = "model" if pretraining in TRAINED else "backbone"
+    return RESULTS / "pretraining" / pretraining / f"{name}.safetensors"
+
+
+def features(dataset, pretraining):
+    return RESULTS / "features" / dataset / pretraining
+
+
+def recorded_splits(wildcards):
+    """The options that say of which images features are recorded: a target's test images too."""
+    dataset = DATASETS[wildcards.dataset]
+    probed = {STUDY.targets[name].dataset for name in PROBED}
+    test = [f"--eval-split {dataset.eval_split}"] if wildcards.dataset in probed else []
+    return " ".join(["--splits", *dataset.train_splits, *test])
+
+
+def recorded_layers(dataset, pretraining):
+    """The layers that are recorded: Conv5, and for Table 7 those of a detector's head."""
+    first = [STUDY.targets[name].dataset for name in PROBED[:1]]
+    every = pretraining in STUDY.detectors and dataset in first
+    return ["conv5", *(RECIPES[f"pretrain_{pretraining}"].head.layers if every else ())]
 
 
 def runs(task, file, metric=None):
@@ -251,6 +302,30 @@ def contrasted(task, target):
     return options
 
 
+def target_features(wildcards):
+    return features(STUDY.targets[wildcards.target].dataset, wildcards.pretraining)
+
+
+def probes(targets, part, pretrainings=STUDY.pretrainings):
+    """One file or folder of the probes of every run on some targets."""
+    return [
+        RESULTS / "probe" / target / pretraining / f"seed{seed}" / part
+        for target in targets
+        for pretraining in STUDY.fine_tuned(target)
+        if pretraining in pretrainings
+        for seed in STUDY.seeds
+    ]
+
+
+def head_metrics(folders):
+    """The metrics of the layers in folders of probe_head, from each head's entrance to its exit."""
+    return [
+        folder / layer / "metrics.json"
+        for folder in folders
+        for layer in RECIPES[f"pretrain_{folder.parents[1].name}"].head.layers
+    ]
+
+
 def metric_of(name):
     """The kind of metric by which a target's or a pre-training's detections are scored."""
     return RECIPES[f"evaluate_{name}"].metric.kind
@@ -262,9 +337,7 @@ VOC_PAIRS = [
     if metric_of(target) == "voc"
     for pair in contrasted("detection", target)
 ]
-
-
-SEGMENTED_PAIRS = [
+MASK_PAIRS = [
     pair
     for target in STUDY.targets_of("segmentation")
     for pair in contrasted("segmentation", target)
@@ -296,11 +369,14 @@ def tables_and_figures():
         made += ["coco_finetuning.csv"]
     if STUDY.detectors:
         made += ["pretraining.csv"]
+    if CLASSIFIED:
+        made += ["table5.csv", "table6.csv", "breakdown.csv"]
+        made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
+        made += ["table7.csv"] if probes(CLASSIFIED[:1], "head", STUDY.detectors) else []
     if STUDY.targets_of("segmentation"):
         made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
-    if SEGMENTED_PAIRS:
+    if MASK_PAIRS:
         made += ["figure3.csv", "figure3.pdf", "figure3.png"]
-    if STUDY.targets_of("classification"):
-        made += ["table5.csv"]
     metrics = [file for task in TASKS for file in runs(task, "metrics.json")]
+    metrics += probes(PROBED, "conv5/metrics.json")
     return [RESULTS / name for name in made] + metrics

@@ -80,6 +80,7 @@ use rule pretrain_classifier as pretrain_detector with:
         start=lambda wildcards: backbone(STUDY.source(wildcards.pretraining).start),
         recipe=source_recipe,
         proposals=source_proposals,
+        superclasses=source_superclasses,
         architecture=STUDY.backbone.file or [],
         code=code("train_detector"),
     wildcard_constraints:
@@ -92,7 +93,7 @@ use rule pretrain_classifier as pretrain_detector with:
         seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
         state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
-        more=with_proposals,
+        more=with_superclasses,
 
 
 # The control of a detection pre-training: its chips, order and steps, but labels alone.
@@ -142,6 +143,40 @@ use rule pretrain_classifier as mine_for_pretraining with:
         state=str(STATE / "mining" / "{pretraining}"),
         folder=subpath(output[0], parent=True),
         more="",
+
+
+# R-FCN-3000 detects super-classes: classes that its start takes for alike.
+rule cluster_superclasses:
+    input:
+        unpack(source_index),
+        features=lambda wildcards: features(
+            STUDY.source(wildcards.pretraining).dataset, STUDY.source(wildcards.pretraining).start
+        ),
+        code=code("cluster_superclasses"),
+    output:
+        PRETRAINING / "superclasses.csv",
+    log:
+        LOGS / "cluster_superclasses" / "{pretraining}.log",
+    benchmark:
+        TIMES / "cluster_superclasses" / "{pretraining}.tsv"
+    wildcard_constraints:
+        pretraining=one_of(GROUPED),
+    priority: 50
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        index=source_index_folder,
+        k=lambda wildcards: superclasses(RECIPES[f"pretrain_{wildcards.pretraining}"]),
+        seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
+    shell:
+        "python scripts/cluster_superclasses.py --features {input.features}/conv5.npy "
+        "--images {input.features}/images.parquet --objects {params.index}/objects.parquet "
+        "--classes {params.index}/classes.csv --k {params.k} --seed {params.seed} "
+        "--output {output} 2> {log}"
 
 
 rule export_backbone:

@@ -69,6 +69,26 @@ use rule table2 as table5 with:
         metrics=["top1"],
 
 
+use rule table2 as table6 with:
+    input:
+        metrics=probes(CLASSIFIED, "conv5/metrics.json"),
+        published=STUDY.published / "table6.csv",
+        code=code("tabulate_runs"),
+    output:
+        report(
+            RESULTS / "table6.csv",
+            caption="../report/table6.rst",
+            category="Classification",
+            labels={"table": "6", "shows": "linear probes of Conv5"},
+        ),
+    log:
+        LOGS / "table6.log",
+    benchmark:
+        TIMES / "table6.tsv"
+    params:
+        metrics=["top1", "top1_low", "top1_high", "mean_class_accuracy"],
+
+
 use rule table2 as coco_finetuning with:
     input:
         metrics=runs("detection", "metrics.json", "coco"),
@@ -165,6 +185,138 @@ rule figure1:
         "--csv {output.table} --pdf {output.pdf} --png {output.png} 2> {log}"
 
 
+rule table7:
+    input:
+        conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", STUDY.detectors),
+        heads=probes(CLASSIFIED[:1], "head", STUDY.detectors),
+        published=STUDY.published / "table7.csv",
+        code=code("table7"),
+    output:
+        report(
+            RESULTS / "table7.csv",
+            caption="../report/table7.rst",
+            category="Classification",
+            labels={"table": "7", "shows": "linear probes of the detection head"},
+        ),
+    log:
+        LOGS / "table7.log",
+    benchmark:
+        TIMES / "table7.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        heads=head_metrics(probes(CLASSIFIED[:1], "head", STUDY.detectors)),
+    shell:
+        "python scripts/table7.py {input.conv5} {params.heads} --published {input.published} "
+        "--output {output} 2> {log}"
+
+
+rule few_shot:
+    input:
+        metrics=probes(CLASSIFIED, "conv5/metrics.json"),
+        code=code("few_shot"),
+    output:
+        table=RESULTS / "few_shot.csv",
+        pdf=RESULTS / "few_shot.pdf",
+        png=report(
+            RESULTS / "few_shot.png",
+            caption="../report/few_shot.rst",
+            category="Classification",
+            labels={"figure": "few-shot", "shows": "frozen features with few images"},
+        ),
+    log:
+        LOGS / "few_shot.log",
+    benchmark:
+        TIMES / "few_shot.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/few_shot.py {input.metrics} --csv {output.table} --pdf {output.pdf} "
+        "--png {output.png} 2> {log}"
+
+
+rule breakdown:
+    input:
+        metrics=probes(PROBED, "conv5/metrics.json"),
+        tables=[index_files(STUDY.targets[name].dataset) for name in PROBED],
+        code=code("breakdown"),
+    output:
+        report(
+            RESULTS / "breakdown.csv",
+            caption="../report/breakdown.rst",
+            category="Classification",
+            labels={"table": "sizes", "shows": "frozen features by size and number"},
+        ),
+    log:
+        LOGS / "breakdown.log",
+    benchmark:
+        TIMES / "breakdown.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        targets=[
+            f"--target {name} {index_folder(STUDY.targets[name].dataset)} "
+            f"{DATASETS[STUDY.targets[name].dataset].eval_split}"
+            for name in PROBED
+        ],
+    shell:
+        "python scripts/breakdown.py {input.metrics} {params.targets} --output {output} 2> {log}"
+
+
+rule diagnosis:
+    input:
+        diagnoses=runs("detection", "diagnosis.json", "voc"),
+        tables=runs("detection", "diagnosis.csv", "voc"),
+        code=code("diagnosis"),
+    output:
+        table=RESULTS / "diagnosis.csv",
+        pdf=RESULTS / "diagnosis.pdf",
+        png=report(
+            RESULTS / "diagnosis.png",
+            caption="../report/diagnosis.rst",
+            category="Detection",
+            labels={"figure": "error analysis", "shows": "kinds of errors, sizes, shapes"},
+        ),
+    log:
+        LOGS / "diagnosis.log",
+    benchmark:
+        TIMES / "diagnosis.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python scripts/diagnosis.py {input.diagnoses} --csv {output.table} "
+        "--pdf {output.pdf} --png {output.png} 2> {log}"
+
+
+rule figure2:
+    input:
+        found=runs("detection", "detections.parquet", "voc"),
+        analysed=runs("detection", "objects.parquet", "voc"),
+        metrics=runs("detection", "metrics.json", "voc"),
+        truth=evaluated("detection"),
+        code=code("figure2"),
+    output:
+        table=RESULTS / "figure2.csv",
+        pdf=RESULTS / "figure2.pdf",
+        png=report(
+            RESULTS / "figure2.png",
+            caption="../report/figure2.rst",
+            category="Detection",
+            labels={"figure": "2", "shows": "detections side by side"},
+        ),
+    log:
+        LOGS / "figure2.log",
+    benchmark:
+        TIMES / "figure2.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        pairs=VOC_PAIRS,
+    shell:
+        "python scripts/figure2.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
+        "--png {output.png} 2> {log}"
+
+
 use rule table2 as table4 with:
     input:
         metrics=runs("segmentation", "metrics.json"),
@@ -235,7 +387,7 @@ rule figure3:
     conda:
         "../../envs/report.yaml"
     params:
-        pairs=SEGMENTED_PAIRS,
+        pairs=MASK_PAIRS,
     shell:
         "python scripts/figure3.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
         "--png {output.png} 2> {log}"
@@ -267,65 +419,3 @@ rule figure4:
     shell:
         "python scripts/figure4.py {params.runs} {params.contrasts} --csv {output.table} "
         "--pdf {output.pdf} --png {output.png} 2> {log}"
-
-
-rule diagnosis:
-    input:
-        diagnoses=runs("detection", "diagnosis.json", "voc"),
-        tables=runs("detection", "diagnosis.csv", "voc"),
-        code=code("diagnosis"),
-    output:
-        table=RESULTS / "diagnosis.csv",
-        pdf=RESULTS / "diagnosis.pdf",
-        png=report(
-            RESULTS / "diagnosis.png",
-            caption="../report/diagnosis.rst",
-            category="Detection",
-            labels={"figure": "error analysis", "shows": "kinds of errors, sizes, shapes"},
-        ),
-    log:
-        LOGS / "diagnosis.log",
-    benchmark:
-        TIMES / "diagnosis.tsv"
-    conda:
-        "../../envs/report.yaml"
-    shell:
-        "python scripts/diagnosis.py {input.diagnoses} --csv {output.table} "
-        "--pdf {output.pdf} --png {output.png} 2> {log}"
-
-
-rule figure2:
-    input:
-        found=runs("detection", "detections.parquet", "voc"),
-        analysed=runs("detection", "objects.parquet", "voc"),
-        metrics=runs("detection", "metrics.json", "voc"),
-        truth=[
-            file
-            for target in STUDY.targets_of("detection")
-            if metric_of(target) == "voc"
-            for file in [
-                *index_files(STUDY.targets[target].dataset),
-                images(STUDY.targets[target].dataset),
-            ]
-        ],
-        code=code("figure2"),
-    output:
-        table=RESULTS / "figure2.csv",
-        pdf=RESULTS / "figure2.pdf",
-        png=report(
-            RESULTS / "figure2.png",
-            caption="../report/figure2.rst",
-            category="Detection",
-            labels={"figure": "2", "shows": "detections side by side"},
-        ),
-    log:
-        LOGS / "figure2.log",
-    benchmark:
-        TIMES / "figure2.tsv"
-    conda:
-        "../../envs/report.yaml"
-    params:
-        pairs=VOC_PAIRS,
-    shell:
-        "python scripts/figure2.py {params.pairs} --csv {output.table} --pdf {output.pdf} "
-        "--png {output.png} 2> {log}"

@@ -1,8 +1,7 @@
-"""Predictions of a classifier, and their accuracy."""
+"""Predictions of a classifier."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,6 @@ from detransfer.classification.finetune import LabelledImages
 from detransfer.training import collate
 
 BATCH = 64  # images at once; the result does not depend on it
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracies in percent, each with that of the best constant answer as its floor."""
-
-    top1: float
-    top1_floor: float
-    mean_class: float
-    mean_class_floor: float
 
 
 @torch.inference_mode()
@@ -53,21 +42,3 @@ def predict(
         predicted.append(shares.argmax(1).cpu())
         probability.append(shares.gather(1, targets[:, None])[:, 0].cpu())
     return torch.cat(predicted).numpy(), torch.cat(probability).numpy()
-
-
-def accuracy(class_ids: np.ndarray, predicted: np.ndarray) -> Accuracy:
-    """Return the accuracies of ``predicted`` (n,) against the true ``class_ids`` (n,).
-
-    Top-1 is the share of right answers; the mean over classes weighs each class that occurs in
-    ``class_ids`` alike. The floor of top-1 is the share of the largest class, that of the mean one
-    over the number of classes.
-    """
-    present, place, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
-    right = predicted == class_ids
-    recall = np.bincount(place, weights=right) / counts
-    return Accuracy(
-        top1=float(100 * right.mean()),
-        top1_floor=float(100 * counts.max() / counts.sum()),
-        mean_class=float(100 * recall.mean()),
-        mean_class_floor=100 / len(present),
-    )

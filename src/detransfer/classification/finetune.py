@@ -22,6 +22,7 @@ from detransfer.backbone import build, conv5, hold_still, read_weights
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import Index
+from detransfer.data.views import central_view
 from detransfer.recipes import ClassificationRecipe, ImageRecipe
 from detransfer.study import validate
 from detransfer.training import Example
@@ -50,7 +51,7 @@ class LabelledImages(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         image = decode(self.paths[index])
         if self.randomness is None:
-            image = central_view(image, self.recipe)
+            image = central_view(image, self.recipe.size, self.recipe.resize)
         else:
             rng = np.random.default_rng((*self.randomness, index))
             image = random_view(image, self.recipe, rng)
@@ -113,12 +114,6 @@ def random_view(image: Tensor, recipe: ImageRecipe, rng: np.random.Generator) ->
     view = transforms.resized_crop(image, top, left, height, width, size, antialias=True)
     mirrored = recipe.flip and rng.random() < 0.5
     return transforms.horizontal_flip(view) if mirrored else view
-
-
-def central_view(image: Tensor, recipe: ImageRecipe) -> Tensor:
-    """Return the test view of a uint8 image: shorter side to ``resize``, then the centre."""
-    resized = transforms.resize(image, [recipe.resize], antialias=True)
-    return transforms.center_crop(resized, [recipe.size, recipe.size])
 
 
 class Classifier(nn.Module):

@@ -58,10 +58,13 @@ class Detector(nn.Module):
         detections, head_losses = self.head(features, proposals, sizes, targets)
         return {**rpn_losses, **head_losses} if self.training else detections
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the float32 map (n, c, h / stride, w / stride) that proposals and head read."""
+    def features(self, images: Tensor, precision: str | None = None) -> Tensor:
+        """Return the float32 map (n, c, h / stride, w / stride) that proposals and head read.
+
+        ``precision`` is that of the training if not given.
+        """
         read = conv5 if self.recipe.features == "conv5" else conv4_and_conv5
-        return read(self.backbone, images, self.recipe.training.precision)
+        return read(self.backbone, images, precision or self.recipe.training.precision)
 
     def train(self, mode: bool = True) -> Detector:
         super().train(mode)

@@ -37,6 +37,7 @@ class FasterRcnnHead(nn.Module):
 
     def __init__(self, channels: int, classes: int, stride: int, recipe: FasterRcnnRecipe) -> None:
         super().__init__()
+        self.recipe = recipe
         self.rois = Rois(recipe)
         self.conv_proj = nn.Conv2d(channels, recipe.conv_proj, 1)
         self.blob = RoiBlob(recipe.roi_size, stride)
@@ -52,12 +53,24 @@ class FasterRcnnHead(nn.Module):
     ) -> Output:
         sample = self.rois.sample(proposals, targets) if targets is not None else None
         rois = sample.rois if sample else proposals
-        blob = self.blob(torch.relu(self.conv_proj(features)), rois)
-        hidden = torch.relu(self.fc2(torch.relu(self.fc1(blob.flatten(1)))))
+        _, _, hidden = self._hidden(features, rois)
         scores, box = self.scores(hidden), self.box(hidden)
         if sample:
             return [], _losses(scores, box, torch.cat(sample.labels), torch.cat(sample.regression))
         return self.rois.detections(scores.softmax(-1)[:, 1:], box, rois, sizes), {}
+
+    def layers(self, features: Tensor, rois: list[Tensor]) -> dict[str, Tensor]:
+        """Return what :attr:`FasterRcnnRecipe.layers` names, each (k, dimension), of all RoIs."""
+        blob, fc1, fc2 = self._hidden(features, rois)
+        grids = [functional.adaptive_avg_pool2d(blob, side) for side in self.recipe.grids]
+        values = [*(grid.flatten(1) for grid in grids), blob.mean((2, 3)), fc1, fc2]
+        return dict(zip(self.recipe.layers, values, strict=True))
+
+    def _hidden(self, features: Tensor, rois: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the RoI blobs (k, c, side, side) of ConvProj, FC1 and FC2 (k, hidden)."""
+        blob = self.blob(torch.relu(self.conv_proj(features)), rois)
+        fc1 = torch.relu(self.fc1(blob.flatten(1)))
+        return blob, fc1, torch.relu(self.fc2(fc1))
 
 
 class Rfcn3000Head(nn.Module):
@@ -114,9 +127,18 @@ class Rfcn3000Head(nn.Module):
 
     def classify(self, features: Tensor, rois: list[Tensor]) -> Tensor:
         """Return the logits (k, classes) of all RoIs, from their average-pooled features."""
-        pooled = self.blob(features, rois).mean((2, 3))
-        logits: Tensor = self.classifier(torch.relu(self.hidden(pooled)))
+        logits: Tensor = self.classifier(self._hidden(features, rois))
         return logits
+
+    def layers(self, features: Tensor, rois: list[Tensor]) -> dict[str, Tensor]:
+        """Return what :attr:`Rfcn3000Recipe.layers` names, each (k, dimension), of all RoIs."""
+        projected = self.blob(self.projection(features), rois).mean((2, 3))
+        values = (projected, self._hidden(features, rois))
+        return dict(zip(self.recipe.layers, values, strict=True))
+
+    def _hidden(self, features: Tensor, rois: list[Tensor]) -> Tensor:
+        """Return the classifier's hidden layer (k, hidden)."""
+        return torch.relu(self.hidden(self.blob(features, rois).mean((2, 3))))
 
     def _vote(self, maps: Tensor, rois: list[Tensor]) -> Tensor:
         """Return the mean over the position-sensitive cells of each RoI (k, c)."""

@@ -1,0 +1,76 @@
+"""Choose learning rate and weight decay of a fine-tuning, on a fifth of the training images.
+
+Every pair of the recipe's `search` is trained on the other four fifths; the pair with the highest
+top-1 on the held-out images is chosen (the first of equals). Writes search.csv. No image outside
+the training splits is looked at. Started again after an interruption it goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from detransfer.classification.accuracy import accuracy, held_out
+from detransfer.classification.evaluate import predict
+from detransfer.classification.finetune import Classifier, LabelledImages, labelled_images
+from detransfer.classification.search import part, points, write_search
+from detransfer.console import InputError, run
+from detransfer.files import write_json
+from detransfer.recipes import ClassificationRecipe
+from detransfer.study import load_recipe_file
+from detransfer.training import CHECKPOINT, Example, train
+from detransfer.training_run import TrainingJob, open_job, training_arguments
+
+log = logging.getLogger("search_classifier")
+SCORE = "score.json"
+
+
+def views(images: LabelledImages, seed: int) -> Callable[[int], Dataset[Example]]:
+    """Return the training views of an epoch."""
+    return lambda epoch: replace(images, randomness=(seed, epoch))
+
+
+def score_point(
+    recipe: ClassificationRecipe, job: TrainingJob, learnt: LabelledImages, held: LabelledImages
+) -> float:
+    """Train at one point of the search and return top-1 in percent on the held-out images."""
+    training = recipe.training
+    name = f"rate{training.learning_rate:g}_decay{training.weight_decay:g}"
+    place = replace(job.run, state=job.run.state / name)
+    done = place.state / SCORE
+    if done.is_file():
+        return float(json.loads(done.read_text())["top1"])
+    torch.manual_seed(place.seed)
+    classes = len(job.index.classes)
+    model = Classifier(job.backbone(classes, recipe.backbone), recipe)
+    train(model, views(learnt, place.seed), training, place)
+    predicted, _ = predict(model, held, place.device, place.workers)
+    top1 = accuracy(held.class_ids, predicted).top1
+    write_json(done, {"top1": top1})
+    (place.state / CHECKPOINT).unlink(missing_ok=True)
+    log.info("%s: %.2f %%", name, top1)
+    return top1
+
+
+def main() -> None:
+    arguments = training_arguments(str(__doc__)).parse_args()
+    recipe = load_recipe_file(arguments.recipe, ClassificationRecipe)
+    if recipe.search is None:
+        raise InputError(f"{arguments.recipe}: has no search, so there is nothing to choose")
+    job = open_job(arguments, Path(__file__))
+    images = labelled_images(job.index, recipe.images)
+    held = held_out(images.class_ids, job.run.seed)
+    tried = points(recipe)
+    parts = part(images, ~held), part(images, held)
+    scores = [score_point(each, job, *parts) for each in tried]
+    write_search(arguments.output / "search.csv", tried, scores, int(held.sum()))
+
+
+if __name__ == "__main__":
+    run(main)

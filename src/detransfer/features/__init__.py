@@ -1,0 +1,1 @@
+"""Frozen features: recorded once an image and backbone, read by whatever asks them something."""

@@ -1,0 +1,144 @@
+"""Recording features: every image once through a frozen network, all its layers at once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from detransfer.backbone import build, conv5, fit_backbone, read_weights
+from detransfer.console import InputError
+from detransfer.data.decoding import decode
+from detransfer.data.index import Index
+from detransfer.data.views import central_view
+from detransfer.features.store import FeatureWriter
+from detransfer.recipes import FeatureRecipe
+from detransfer.training_run import architecture_of
+
+log = logging.getLogger(__name__)
+PREFIX = "backbone."  # of a backbone's parameters in the model file of a training
+STATISTICS_IMAGES, STATISTICS_BATCH = 512, 64  # of an untrained network's normalisation
+
+
+class BackboneFeatures(nn.Module):
+    """Maps uint8 images (n, 3, h, w) to ``conv5``, average-pooled: (n, channels)."""
+
+    def __init__(self, backbone: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.backbone, self.precision = backbone, precision
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"conv5": conv5(self.backbone, images, self.precision).mean((2, 3))}
+
+
+def load_frozen(path: Path, output_stride: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the backbone of a weight file at a stride, and the file's header.
+
+    The file is a backbone.safetensors, or the model.safetensors of a training, whose deformable
+    layers keep their offsets. Raises InputError for offsets that were learnt at another stride.
+    """
+    state, header = read_weights(path)
+    network = header.get("recipe", {}).get("backbone", {})
+    own = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
+    groups = network.get("deformable_groups", 0) if own else 0  # a backbone file has no offsets
+    check_stride(path, network.get("output_stride"), output_stride, fixed=bool(groups))
+    backbone = build(architecture_of(header, path), 0, output_stride, groups)
+    fit_backbone(backbone, own or state, str(path))
+    if groups:  # which a fine-tuning would start without
+        backbone.load_state_dict({name: own[name] for name in backbone.state_dict()})
+    return backbone, header
+
+
+def check_stride(path: Path, trained: int | None, wanted: int, fixed: bool) -> None:
+    """Raise InputError where a network only works at the stride that it was trained at."""
+    if fixed and trained != wanted:
+        raise InputError(
+            f"{path}: was trained at output_stride {trained}, and its layers mean nothing at "
+            f"{wanted}; set output_stride to {trained} in the recipe of the features"
+        )
+
+
+class CentralViews(Dataset[Tensor]):
+    """The central view of every image of an index: uint8 (3, size, size)."""
+
+    def __init__(self, index: Index, recipe: FeatureRecipe) -> None:
+        self.root, self.paths, self.recipe = index.root, index.images["path"].tolist(), recipe
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Tensor:
+        image = decode(self.root / self.paths[row])
+        return central_view(image, self.recipe.size, self.recipe.resize)
+
+
+@torch.inference_mode()
+def record(
+    network: nn.Module,
+    views: CentralViews,
+    recipe: FeatureRecipe,
+    state: Path,
+    device: torch.device,
+    workers: int = 0,
+) -> FeatureWriter:
+    """Record what the network says of every view, going on where ``state`` ends.
+
+    The network maps uint8 images to float32 (n, dimension) a layer. Returns the writer, to be
+    finished. Raises InputError at features that are not finite, naming the image and the layer.
+    """
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    writer = FeatureWriter(state, len(views))
+    if writer.rows:
+        log.info("going on after image %d of %d", writer.rows, len(views))
+    marked = started = time.monotonic()
+    first = writer.rows
+    for images in _batches(views, range(first, len(views)), recipe.batch_size, device, workers):
+        found = network(images.to(device, non_blocking=True))
+        _check_finite(found, views, writer.rows)
+        writer.append({name: values.float().cpu().numpy() for name, values in found.items()})
+        if time.monotonic() - marked > recipe.checkpoint_seconds:
+            writer.mark()
+            marked = time.monotonic()
+    speed = (writer.rows - first) / max(time.monotonic() - started, 1e-9)
+    log.info("%d images at %.1f images/s", writer.rows - first, speed)
+    return writer
+
+
+@torch.no_grad()
+def estimate_statistics(network: nn.Module, views: CentralViews, device: torch.device) -> None:
+    """Give an untrained network's batch normalisation the statistics of some of the images.
+
+    Without them the activations of a random network grow or vanish from layer to layer.
+    """
+    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over the batches
+    step = max(1, len(views) // STATISTICS_IMAGES)
+    for images in _batches(views, range(0, len(views), step), STATISTICS_BATCH, device, 0):
+        if len(images) > 1:
+            network(images.to(device))
+
+
+def _batches(
+    views: CentralViews, rows: range, size: int, device: torch.device, workers: int
+) -> DataLoader[Tensor]:
+    pinned = device.type == "cuda"
+    return DataLoader(Subset(views, rows), size, num_workers=workers, pin_memory=pinned)
+
+
+def _check_finite(found: dict[str, Tensor], views: CentralViews, start: int) -> None:
+    for name, values in found.items():
+        finite = torch.isfinite(values).all(1)
+        if not finite.all():
+            path = views.root / views.paths[start + int((~finite).nonzero()[0])]
+            raise InputError(
+                f"{path}: its {name} features are not finite; are the weights sound, and is the "
+                "precision enough?"
+            )
