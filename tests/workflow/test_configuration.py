@@ -163,5 +163,5 @@ def test_a_second_target_on_a_data_set_has_runs_of_its_own(
     for dataset, task in (("voc_detection", "detection"), ("caltech256", "classification")):
         for target in (dataset, f"my_{dataset}"):
             place = f"results/demo/{task}/{target}/coco/seed1"
-            names = f"--pretraining coco --target {target} --dataset {dataset} --seed 1 "
+            names = f"--target {target} --dataset {dataset} --seed 1 "
             assert re.search(f"{names}.*--output {place}/metrics.json", result.output)
