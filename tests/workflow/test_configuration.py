@@ -57,10 +57,8 @@ def test_every_fault_of_the_configuration_is_named_at_once(
     }
     output = refused(checkout, *configuration(checkout, tmp_path, changes)).output
     assert "unknown key 'pretrainings.coco.strat'; did you mean 'start'?" in output
-    assert (
-        "targets.voc_detection.task: Input should be 'detection', 'classification' or 'segmentation'"
-        in output
-    )
+    tasks = "'detection', 'classification' or 'segmentation'"
+    assert f"targets.voc_detection.task: Input should be {tasks}" in output
     assert "resources.train.threads: Input should be greater than or equal to 1" in output
 
 
