@@ -198,8 +198,8 @@ def test_controls_and_choices_are_checked(place: str, value: Any, message: str) 
         ),
         (
             "targets.caltech256.task",
-            "segmenting",
-            "targets.caltech256.task: Input should be 'detection', 'classification' or 'segmentati",
+            "captioning",
+            "targets.caltech256.task: Input should be 'detection', 'classification' or",
         ),
         ("pretrainings.Coco", {"kind": "untrained"}, "pretrainings.Coco"),
         (

@@ -57,7 +57,8 @@ def test_every_fault_of_the_configuration_is_named_at_once(
     }
     output = refused(checkout, *configuration(checkout, tmp_path, changes)).output
     assert "unknown key 'pretrainings.coco.strat'; did you mean 'start'?" in output
-    assert "targets.voc_detection.task: Input should be 'detection', 'classification' or" in output
+    tasks = "'detection', 'classification' or 'segmentation'"
+    assert f"targets.voc_detection.task: Input should be {tasks}" in output
     assert "resources.train.threads: Input should be greater than or equal to 1" in output
 
 
@@ -163,5 +164,5 @@ def test_a_second_target_on_a_data_set_has_runs_of_its_own(
     for dataset, task in (("voc_detection", "detection"), ("caltech256", "classification")):
         for target in (dataset, f"my_{dataset}"):
             place = f"results/demo/{task}/{target}/coco/seed1"
-            names = f"--pretraining coco --target {target} --dataset {dataset} --seed 1 "
+            names = f"--target {target} --dataset {dataset} --seed 1 "
             assert re.search(f"{names}.*--output {place}/metrics.json", result.output)

@@ -326,6 +326,10 @@ def head_metrics(folders):
     ]
 
 
+# The number that the paper gives of a detector's quality, by the metric it is scored with.
+HEADLINES = {"voc": "mAP@0.5", "coco": "AP@[.5:.95]", "open_images": "mAP@0.5"}
+
+
 def metric_of(name):
     """The kind of metric by which a target's or a pre-training's detections are scored."""
     return RECIPES[f"evaluate_{name}"].metric.kind

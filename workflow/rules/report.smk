@@ -128,7 +128,7 @@ use rule table2 as pretraining_quality with:
     benchmark:
         TIMES / "pretraining_quality.tsv"
     params:
-        metrics=["mAP@0.5", "AP@[.5:.95]"],
+        metrics=sorted({HEADLINES[metric_of(name)] for name in STUDY.detectors}),
 
 
 rule table1:
