@@ -27,17 +27,17 @@ IMAGES = 8
 RECIPE = {
     "task": "segmentation",
     "training": {
-        "epochs": 120,  # of one step each
+        "epochs": 130,  # of one step each
         "batch_size": IMAGES,
         "optimizer": "adamw",
-        "learning_rate": 0.005,
+        "learning_rate": 0.008,
         "weight_decay": 0.0,
         "warmup_steps": 10,
         "schedule": "cosine",
     },
     "backbone": {"output_stride": 8, "batch_norm": "trained"},
-    "images": {"short": 128, "long": 214, "flip": False},
-    "head": {"kind": "plain", "hidden": 128},
+    "images": {"short": 192, "long": 320, "flip": False},
+    "head": {"kind": "plain", "hidden": 256},
 }
 
 
