@@ -22,18 +22,17 @@ from detransfer.imports import code_digest, imported_files
 from detransfer.recipes import ResizeRecipe, SegmentationRecipe
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
 from detransfer.report.tables import write_table
+from detransfer.segmentation.by_distance import CELL_TYPES, Confusion, write_confusion
+from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.predictions import Predictions
 from detransfer.segmentation.scores import (
-    CELL_TYPES,
-    Confusion,
     all_background,
     class_counts,
     iou,
     mean_iou,
     pixel_accuracy,
-    write_confusion,
 )
-from detransfer.segmentation.trimap import confusion, confusion_by_distance
+from detransfer.segmentation.trimap import confusion_by_distance
 from detransfer.study import validate
 from detransfer.weights import check_classes, read_header
 

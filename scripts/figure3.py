@@ -25,8 +25,9 @@ from detransfer.data.masks import VOID, mask_paths, read_mask, resize_labels
 from detransfer.files import atomic
 from detransfer.report.metrics import check_comparable, read_metrics
 from detransfer.report.tables import write_table
+from detransfer.segmentation.by_distance import read_confusion
 from detransfer.segmentation.predictions import Predictions
-from detransfer.segmentation.scores import mean_iou, read_confusion
+from detransfer.segmentation.scores import mean_iou
 
 DESCRIPTION = """\
 Figure 3: segmentations after a pre-training on detection and after the one it started from: image,
@@ -208,7 +209,7 @@ def draw_block(block: plt.Figure, pair: Pair, chosen: pd.DataFrame) -> None:
         views = [example.image, *(painted(example.image, mask, colours) for mask in masks)]
         for axes, view in zip(grid[:, column], [*views, difference(example)], strict=True):
             axes.imshow(view, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[], anchor="N")
             sns.despine(ax=axes, left=True, bottom=True)
         grid[0, column].set_title(f"{row.chosen_as}\n{row.gain:+.1f} points")
     names = ("image", "truth", baseline_name, run_name, "difference")

@@ -21,14 +21,8 @@ from detransfer.files import atomic
 from detransfer.report.bootstrap import Estimate, Scores, estimate, resamples
 from detransfer.report.metrics import runs_in
 from detransfer.report.tables import write_table
-from detransfer.segmentation.scores import (
-    WIDTHS,
-    anti_trimap,
-    mean_iou,
-    pixel_accuracy,
-    read_confusion,
-    trimap,
-)
+from detransfer.segmentation.by_distance import WIDTHS, anti_trimap, read_confusion, trimap
+from detransfer.segmentation.scores import mean_iou, pixel_accuracy
 
 DESCRIPTION = """\
 Figure 4: mean IoU inside the trimap (the pixels at most so far from a void pixel) and outside it,

@@ -12,14 +12,17 @@ from detransfer.console import InputError, run
 from detransfer.report.bootstrap import Scores, estimate, resamples
 from detransfer.report.metrics import runs_in
 from detransfer.report.tables import write_table
-from detransfer.segmentation.scores import iou, read_confusion
+from detransfer.segmentation.by_distance import read_confusion
+from detransfer.segmentation.scores import iou
 
 DESCRIPTION = """\
 The classes of Table 4: one row for the IoU of each class and pre-training, in percent, and one for
 each difference to a baseline, in points. Mean and sample deviation over the seeds; low and high are
 the ends of the interval that holds 95 % of 1,000 resamples of the images, the same ones for all
-runs; images are those with the class. A class without true pixels has a row without numbers.
+runs, and are left out where fewer than five images have the class; images are those that have it. A
+class without true pixels has a row without numbers.
 """
+FEWEST = 5  # images with a class below which their resamples say nothing
 TASK, DATASET = "VOC segmentation", "voc_segmentation"  # in the paper's text, and here
 
 
@@ -58,7 +61,9 @@ def numbers(folders: list[Path], contrasts: list[list[str]]) -> pd.DataFrame:
             place = {"target": target, "dataset": datasets[target], "class": confusion.classes}
             place |= {"run": name, "baseline": baseline}
             over = vars(estimate(read[name], read.get(baseline)))
-            tables.append(pd.DataFrame({**place, **over, "images": images}))
+            rows = pd.DataFrame({**place, **over, "images": images})
+            rows.loc[images < FEWEST, ["low", "high"]] = np.nan
+            tables.append(rows)
     return pd.concat(tables, ignore_index=True)
 
 

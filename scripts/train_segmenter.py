@@ -9,11 +9,11 @@ import numpy as np
 from detransfer.backbone import keep_offsets
 from detransfer.console import InputError, run
 from detransfer.recipes import SegmentationRecipe
+from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import masked_images
 from detransfer.segmentation.predict import predict
 from detransfer.segmentation.scores import class_counts, mean_iou
-from detransfer.segmentation.trimap import confusion
 from detransfer.study import load_recipe_file
 from detransfer.training import train
 from detransfer.training_run import TrainingJob, open_job, training_arguments

@@ -511,6 +511,18 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_unequal_images_lie_at_the_upper_left_of_one_canvas() -> None:
+    images = [torch.full((3, *size), 7, dtype=torch.uint8) for size in ((2, 5), (4, 3))]
+    targets = [torch.zeros(2, 5), torch.zeros(4, 3)]
+    batch = collate([Example(i, t, n) for i, t, n in zip(images, targets, ("a", "b"), strict=True)])
+    assert batch.images.shape == (2, 3, 4, 5) and batch.images.dtype == torch.uint8
+    assert torch.equal(batch.images[0, :, :2], images[0]) and not batch.images[0, :, 2:].any()
+    assert torch.equal(batch.images[1, :, :, :3], images[1]) and not batch.images[1, :, :, 3:].any()
+    assert batch.targets == targets and batch.names == ["a", "b"]
+    equal = collate([Pictures(0)[i] for i in range(3)])
+    assert torch.equal(equal.images, torch.stack([Pictures(0)[i].image for i in range(3)]))
+
+
 def test_targets_of_any_shape_reach_the_device() -> None:
     device = torch.device("meta")
     target = {"boxes": torch.zeros(2, 4), "inner": {"x": torch.zeros(1)}, "id": 7}

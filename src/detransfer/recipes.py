@@ -550,7 +550,7 @@ def _check_offsets(study: Study, recipes: Mapping[str, Strict], target: str) -> 
     if recipe.offsets == "zero":
         return
     wanted = recipe.backbone.deformable_groups
-    for name in study.detectors:
+    for name in [each for each in study.fine_tuned(target) if each in study.detectors]:
         source = recipes[f"pretrain_{name}"]
         assert isinstance(source, DetectionRecipe)
         given = source.backbone.deformable_groups

@@ -53,6 +53,10 @@ SHORT: dict[str, dict[str, Any]] = {
         "proposals": 50,
         "training_images": 10,
     },
+    "finetune_voc_segmentation": {
+        "training": {"epochs": 1, "warmup_steps": 5},
+        "images": {"short": 96, "long": 160},
+    },
     "finetune_caltech256": {
         "training": {"epochs": 1, "warmup_steps": 10},
         "images": {"size": 112, "resize": 128},
@@ -62,6 +66,7 @@ IMAGES_AND_OBJECTS = {  # of each split
     "voc_detection": {"voc2007_trainval": (944, 2439), "voc2012_trainval": (155, 520),
                       "voc2007_test": (963, 2294)},
     "coco": {"train2017": (128, 929), "val2017": (128, 898)},
+    "voc_segmentation": {"train": (77, 0), "val": (78, 0)},
     "caltech256": {"train": (1010, 0), "test": (800, 0)},
 }  # fmt: skip
 
@@ -139,6 +144,17 @@ def test_the_tables_are_complete(sample: Checkout) -> None:
     for run in PRETRAININGS:
         curve = figure[(figure["run"] == run) & (figure["n"] > 0)].sort_values("iou")["mean"]
         assert len(curve) == 9 and curve.is_monotonic_decreasing
+
+
+def test_segmentation_scores_twenty_of_its_classes(sample: Checkout) -> None:
+    """The 78 validation images have no cow, which is said and not averaged."""
+    table = pd.read_csv(sample.folder / RESULTS / "table4.csv")
+    ours = table[(table["n"] > 0) & (table["metric"] == "mIoU")]
+    assert set(ours["run"]) == set(PRETRAININGS) and (ours["images"] == 78).all()
+    classes = pd.read_csv(sample.folder / RESULTS / "table4_classes.csv")
+    assert set(classes.loc[classes["mean"].isna(), "class"]) == {"cow"}
+    assert (classes.loc[classes["class"] == "cow", "images"] == 0).all()
+    assert len(pd.read_csv(sample.folder / RESULTS / "figure3.csv")) == 6
 
 
 def test_imported_weights_classify_at_once_and_random_ones_do_not(sample: Checkout) -> None:

@@ -15,6 +15,7 @@ from detransfer.report.metrics import (
     check_comparable,
     provenance,
     read_metrics,
+    runs_in,
     write_metrics,
 )
 
@@ -145,3 +146,40 @@ def test_provenance_says_what_a_number_comes_from(tmp_path: Path) -> None:
     assert (found["code_digest"], found["evaluation_code_digest"]) == ("c", "e")
     assert found["torch"] == importlib.metadata.version("torch")
     assert "classes" not in found
+
+
+def write_runs(folder: Path, *names: RunName, recipe: str = "abc") -> list[Path]:
+    folders = []
+    for name in names:
+        run = replace(RUN, run=name, comparability={**RUN.comparability, "recipe": recipe})
+        folders.append(folder / recipe / str(name))
+        write_metrics(folders[-1] / "metrics.json", run)
+    return folders
+
+
+def test_runs_are_found_by_target_pretraining_and_seed(tmp_path: Path) -> None:
+    names = [
+        RunName("classification", target, dataset, pretraining, seed)
+        for target, dataset in (("flowers", "flowers102"), ("birds", "my_birds"))
+        for pretraining in ("coco", "random")
+        for seed in (1, 0)
+    ]
+    folders = write_runs(tmp_path, *names)
+    found, datasets = runs_in(folders)
+    assert datasets == {"flowers": "flowers102", "birds": "my_birds"}
+    assert list(found) == ["flowers", "birds"] and list(found["birds"]) == ["coco", "random"]
+    assert found["birds"]["random"] == {1: folders[6], 0: folders[7]}
+
+
+def test_runs_in_folders_belong_together(tmp_path: Path) -> None:
+    name = RunName("classification", "flowers", "flowers102", "coco", 0)
+    folders = write_runs(tmp_path, name, replace(name, pretraining="random"))
+    with pytest.raises(InputError, match="flowers/coco/seed0: this run is given twice"):
+        runs_in([*folders, folders[0]])
+    other = write_runs(tmp_path, replace(name, seed=1), recipe="xyz")
+    with pytest.raises(InputError, match=r"differ in recipe \(abc against xyz\)"):
+        runs_in([*folders, *other])
+    # Other targets may be learnt by other recipes.
+    runs_in([*folders, *write_runs(tmp_path, replace(name, target="again"), recipe="xyz")])
+    with pytest.raises(InputError, match=r"not a readable metrics file"):
+        runs_in([tmp_path])

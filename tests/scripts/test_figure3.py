@@ -15,9 +15,10 @@ from detransfer.console import InputError
 from detransfer.data.index import Index, write_index
 from detransfer.data.masks import VOID, read_mask
 from detransfer.report.metrics import Metric, RunMetrics, RunName, write_metrics
+from detransfer.segmentation.by_distance import CELL_TYPES, Confusion, write_confusion
+from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.predictions import write_predictions
-from detransfer.segmentation.scores import CELL_TYPES, Confusion, write_confusion
-from detransfer.segmentation.trimap import confusion, confusion_by_distance
+from detransfer.segmentation.trimap import confusion_by_distance
 from tests.segmentation.scenes import CLASSES, write_scenes
 
 IMAGES = 9

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from detransfer.console import InputError
-from detransfer.segmentation.scores import Confusion, read_confusion, write_confusion
+from detransfer.segmentation.by_distance import Confusion, read_confusion, write_confusion
 from tests.segmentation.runs import hits, iou_of, write_run
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from detransfer.console import InputError
-from detransfer.segmentation.scores import Confusion, read_confusion, write_confusion
+from detransfer.segmentation.by_distance import Confusion, read_confusion, write_confusion
 from tests.segmentation.runs import CLASSES, hits, iou_of, write_run
 
 CONTRAST = ["--contrast", "coco", "cls"]

@@ -22,9 +22,11 @@ from detransfer.data.index import Index, read_index, write_index
 from detransfer.data.masks import VOID, encode_mask, read_mask, resize_labels
 from detransfer.recipes import ResizeRecipe
 from detransfer.report.metrics import read_metrics
+from detransfer.segmentation.by_distance import read_confusion, trimap
+from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.predictions import Predictions, write_predictions
-from detransfer.segmentation.scores import class_counts, mean_iou, read_confusion, trimap
-from detransfer.segmentation.trimap import confusion, narrowest_trimap
+from detransfer.segmentation.scores import class_counts, mean_iou
+from detransfer.segmentation.trimap import narrowest_trimap
 from tests.segmentation.scenes import CLASSES, TINY, write_scenes
 
 RECIPE: dict[str, Any] = {
@@ -139,7 +141,7 @@ def test_the_model_file_says_what_rebuilds_it(run: Path, programs: Programs) -> 
     assert (header["task"], header["classes"]) == ("segmentation", list(CLASSES))
     assert header["recipe"]["images"]["short"] == 40 and header["pretraining"] == "scratch"
     assert header["data_digest"] == read_index(programs.index).split("train").digest()
-    assert "offsets_digest" not in header
+    assert "inputs_digest" not in header
 
 
 def test_equal_runs_give_equal_files_and_the_seed_matters(programs: Programs) -> None:
@@ -332,7 +334,7 @@ def test_a_detector_gives_its_offsets_only_where_the_recipe_asks(programs: Progr
     assert (kept[name] - state[name]).abs().max() < 0.1 < state[name].abs().max()
     plain, other = read_weights(programs.train("plain", recipe=keep) / "model.safetensors")
     assert plain[name].abs().max() < 0.1
-    assert header["offsets_digest"] and header["run_digest"] != other["run_digest"]
+    assert header["inputs_digest"] and header["run_digest"] != other["run_digest"]
 
 
 def test_mean_iou_of_the_table_is_that_of_the_metrics(run: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from detransfer.report.metrics import Metric, RunMetrics, RunName, write_metrics
-from detransfer.segmentation.scores import CELL_TYPES, FAR, Confusion, write_confusion
+from detransfer.segmentation.by_distance import CELL_TYPES, FAR, Confusion, write_confusion
 
 CLASSES = ("background", "sheep", "pottedplant")
 

@@ -13,8 +13,10 @@ from scipy.ndimage import distance_transform_edt
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from detransfer.data.masks import VOID
-from detransfer.segmentation.scores import FAR, WIDTHS, anti_trimap, class_counts, trimap
-from detransfer.segmentation.trimap import confusion, confusion_by_distance, narrowest_trimap
+from detransfer.segmentation.by_distance import FAR, WIDTHS, anti_trimap, trimap
+from detransfer.segmentation.confusion import confusion
+from detransfer.segmentation.scores import class_counts
+from detransfer.segmentation.trimap import confusion_by_distance, narrowest_trimap
 
 CLASSES = 5
 

@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("t
 
 PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
 RUNS = len(PRETRAININGS)  # of each target: one seed
+WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
+SEGMENTED = len(WITH_MASKS)
 DATASETS = 5
 FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
@@ -67,9 +69,9 @@ EVERYTHING = {
     "detect": RUNS,
     "evaluate_detections": RUNS,
     "diagnose_detections": RUNS,
-    "finetune_segmenter": RUNS,
-    "segment": RUNS,
-    "evaluate_segmentation": RUNS,
+    "finetune_segmenter": SEGMENTED,
+    "segment": SEGMENTED,
+    "evaluate_segmentation": SEGMENTED,
     "finetune_classifier": RUNS,
     "classify": RUNS,
     "extract_features": 2 * (RUNS - 1),  # for Caltech-256, and VOC's objects by size
@@ -88,8 +90,9 @@ EVERYTHING = {
 QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
 SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "figure2": 1, "all": 1}
 DIAGNOSIS = {"diagnose_detections": RUNS, "table3": 1, "diagnosis": 1, "figure2": 1, "all": 1}
-MASKS = {"finetune_segmenter": RUNS, "segment": RUNS, "evaluate_segmentation": RUNS}
-MASKS |= {"table4": 1, "table4_classes": 1, "figure3": 1, "figure4": 1}
+SCORED_MASKS = {"evaluate_segmentation": SEGMENTED, "table4": 1, "table4_classes": 1}
+SCORED_MASKS |= {"figure3": 1, "figure4": 1, "all": 1}
+MASKS = {"finetune_segmenter": SEGMENTED, "segment": SEGMENTED, **SCORED_MASKS}
 RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
 RECORDED |= {"probe": RUNS, "breakdown": 1}
 PROBED = {**RECORDED, "probe_head": 1, "few_shot": 1, "table6": 1, "table7": 1}
@@ -239,9 +242,27 @@ def test_the_error_analysis_stands_by_occlusion(tiny: Checkout) -> None:
     assert set(joined["run"]) == set(PRETRAININGS) and set(CLASSES) < set(joined["class"])
 
 
+def test_segmentation_is_tabulated_and_drawn(tiny: Checkout) -> None:
+    folder = tiny.folder / "results" / "tiny"
+    table = pd.read_csv(folder / "table4.csv")
+    ours = table[table["n"] > 0]
+    assert set(zip(ours["run"], ours["metric"], strict=True)) == {
+        (run, metric) for run in WITH_MASKS for metric in ("mIoU", "mIoU_resized")
+    }
+    assert ours["mean"].between(0, 100).all() and (ours["images"] == 2).all()
+    assert table["run"].iloc[0] == "dcnv1"  # which the paper cites
+    classes = pd.read_csv(folder / "table4_classes.csv")
+    assert set(classes["class"]) == {"background", *CLASSES}
+    assert set(classes["baseline"].dropna()) == {"imagenet_cls"}
+    chosen = pd.read_csv(folder / "figure3.csv")
+    assert set(chosen["run"]) == {"coco"} and (chosen["candidates"] == 2).all()
+    curves = pd.read_csv(folder / "figure4.csv")
+    assert set(curves["run"]) == set(WITH_MASKS) and set(curves["width"]) == set(range(1, 41))
+
+
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
     files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
-    assert len(files) == 3 * RUNS  # of detection, segmentation and classification
+    assert len(files) == 2 * RUNS + SEGMENTED  # detection, classification; segmentation
     runs = {str(file.parent.relative_to(tiny.folder / "results/tiny")): file for file in files}
     starts: dict[str, set[Any]] = {name: set() for name in PRETRAININGS}
     for place, file in runs.items():
@@ -264,6 +285,8 @@ def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
         assert tiny.plan(*WORDS) == CLASSIFICATION
     with edited(recipes / "evaluate_voc_detection.yaml"):
         assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING, **DIAGNOSIS}
+    with edited(recipes / "finetune_voc_segmentation.yaml"):
+        assert tiny.plan(*WORDS) == MASKS
     assert tiny.plan(*WORDS) == {}  # the old content is back
 
 
@@ -279,10 +302,14 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
         assert tiny.plan(*WORDS) == {"figure1": 1, "all": 1}
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
         assert tiny.plan(*WORDS) == DIAGNOSIS
+    with edited(tiny.folder / "src/detransfer/segmentation/trimap.py"):
+        assert tiny.plan(*WORDS) == SCORED_MASKS
 
 
 def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     """index.py loads its reader by name; of all readers only the data set's own counts."""
+    with edited(tiny.folder / "src/detransfer/data/readers/voc_segmentation.py"):
+        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, **MASKS}
     with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
         assert tiny.plan(*WORDS) == {
             "index": 2,  # the masks' reader takes its lists of images from it

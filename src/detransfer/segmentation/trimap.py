@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from detransfer.data.masks import VOID
-from detransfer.segmentation.scores import FAR
+from detransfer.segmentation.by_distance import FAR
 
 
 def narrowest_trimap(truth: np.ndarray) -> np.ndarray:
@@ -36,11 +36,6 @@ def confusion_by_distance(truth: np.ndarray, predicted: np.ndarray, classes: int
     uint8 (h, w), ``truth`` below ``classes`` or VOID, ``predicted`` below ``classes``.
     """
     return _count(truth, predicted, narrowest_trimap(truth), classes)
-
-
-def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Return the pixels by true and predicted class, void left out: int64 (classes, classes)."""
-    return _count_pairs(truth, predicted, classes)
 
 
 @numba.njit(cache=True)
@@ -68,15 +63,4 @@ def _count(
             label = truth[row, column]
             if label != VOID:
                 counts[widths[row, column] - 1, label, predicted[row, column]] += 1
-    return counts
-
-
-@numba.njit(cache=True)
-def _count_pairs(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    counts = np.zeros((classes, classes), np.int64)
-    for row in range(truth.shape[0]):
-        for column in range(truth.shape[1]):
-            label = truth[row, column]
-            if label != VOID:
-                counts[label, predicted[row, column]] += 1
     return counts
