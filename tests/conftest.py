@@ -23,3 +23,9 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real sample data at {folder} (set DETRANSFER_REAL_DATA)")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that have slow tests, lest one of them runs alone at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

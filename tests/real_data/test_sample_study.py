@@ -21,8 +21,7 @@ from detransfer.files import sha256
 from detransfer.weights import read_header
 from tests.workflow.checkout import Checkout, copy_repository
 
-pytestmark = [pytest.mark.real_data, pytest.mark.workflow, pytest.mark.slow,
-              pytest.mark.xdist_group("sample")]  # fmt: skip
+pytestmark = [pytest.mark.real_data, pytest.mark.workflow, pytest.mark.slow]
 
 PRETRAININGS = ("random", "imagenet_cls", "coco")
 RESULTS, DATA = Path("results/sample"), Path("data/sample")
@@ -75,11 +74,12 @@ def shorten(folder: Path) -> None:
     """Write the sample's recipes, cut short, and what else differs into ``short``."""
     (folder / "short/sample").mkdir(parents=True)
     (folder / "short/study.yaml").write_text(yaml.safe_dump(STUDY))
-    for name, changes in SHORT.items():
-        recipe = yaml.safe_load((folder / f"config/recipes/sample/{name}.yaml").read_text())
-        for key, value in changes.items():
+    for source in sorted((folder / "config/recipes/sample").glob("*.yaml")):
+        recipe = yaml.safe_load(source.read_text())
+        for key, value in SHORT.get(source.stem, {}).items():
             recipe[key] = {**recipe[key], **value} if isinstance(value, dict) else value
-        (folder / f"short/sample/{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        text = yaml.safe_dump(recipe, sort_keys=False)
+        (folder / "short/sample" / source.name).write_text(text)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.workflow.checkout import Checkout
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("plan")]
+pytestmark = [pytest.mark.workflow]
 
 README = Path(__file__).parents[2] / "README.md"
 SHELLS = ("bash", "sh", "shell", "console")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.workflow.checkout import Checkout
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("plan")]
+pytestmark = [pytest.mark.workflow]
 
 LAYERS = ("conv_proj_14x14", "conv_proj_4x4", "conv_proj_2x2", "conv_proj_avg", "fc1", "fc2")
 PLAIN = ("random", "imagenet_cls", "imagenet_loc_labels", "coco_labels", "openimages_labels")

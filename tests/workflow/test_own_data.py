@@ -15,7 +15,7 @@ from PIL import Image
 from detransfer.data.index import read_index
 from tests.workflow.checkout import Checkout, copy_repository
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("own")]
+pytestmark = [pytest.mark.workflow]
 
 
 @pytest.fixture

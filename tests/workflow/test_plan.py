@@ -12,7 +12,7 @@ import yaml
 
 from tests.workflow.checkout import Checkout
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("plan")]
+pytestmark = [pytest.mark.workflow]
 
 PRETRAININGS = ("random", "imagenet_cls", "imagenet_loc", "coco", "openimages")
 CONTROLS = ("imagenet_loc_labels", "coco_labels", "openimages_labels")

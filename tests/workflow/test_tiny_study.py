@@ -26,7 +26,7 @@ from detransfer.imports import imported_files
 from detransfer.report.metrics import read_metrics
 from tests.workflow.checkout import ENVIRONMENT, Checkout, Result, copy_repository
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.xdist_group("tiny")]
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
 RUNS = len(PRETRAININGS)  # of each target: one seed
