@@ -241,9 +241,10 @@ def given_weights(wildcards):
         return f"--untrained --seed {given.seed}"
     if given.timm:
         return f"--timm {given.timm}"
+    prefix = f"--prefix {given.prefix}" if given.prefix else ""
     if given.url:
-        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256}"
-    return f"--weights {given.file}"
+        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256} {prefix}"
+    return f"--weights {given.file} {prefix}"
 
 
 def given_file(wildcards):
