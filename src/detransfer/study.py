@@ -276,11 +276,13 @@ class Study(Strict):
     @property
     def contrasts(self) -> dict[str, str]:
         """What the paper asks about: a pre-training on detection, and the one it started from."""
-        return {
+        trained = {name: given.start for name, given in self.detectors.items()}
+        imported = {
             name: given.start
             for name, given in self.pretrainings.items()
-            if name in self.detectors or (isinstance(given, Imported) and given.start)
+            if isinstance(given, Imported) and given.start
         }
+        return trained | imported
 
     @property
     def matched(self) -> dict[str, Matched]:
