@@ -18,11 +18,15 @@ from detransfer.report.metrics import read_metrics
 from detransfer.weights import read_header
 
 DESCRIPTION = """\
-Write the model card of a backbone file: the network, what it was trained on and by which recipe, the
-licences of the data, the metrics of the detector that it was part of, and its use by timm.
+Write the model card of a backbone file: the network, what it was trained on and by which recipe,
+the licences of the data, the metrics of the detector that it was part of, and its use by timm.
 """
 COUNTED = ("running_mean", "running_var", "num_batches_tracked")  # statistics, not parameters
 FRONT = {"library_name": "timm", "license": "other", "tags": ["timm", "image-feature-extraction"]}
+WHAT_IT_GIVES = """\
+`model.forward_features(images)` gives Conv5, `model(images)` its average. Images are RGB, normalised
+by `model.pretrained_cfg`. With `output_stride=16` the last stage is dilated instead of strided, as
+the detectors use it."""
 DIGESTS = ("recipe_digest", "data_digest", "start_digest", "code_digest", "weights_digest")
 TASKS = {"classification": "image classification", "detection": "object detection"}
 
@@ -73,19 +77,7 @@ def use(header: Mapping[str, Any]) -> str:
         f'model = timm.create_model("{given["name"]}", num_classes=0{arguments})',
         'model.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))',
     ]
-    return "\n".join(
-        [
-            "## Use",
-            "",
-            "```python",
-            *lines,
-            "```",
-            "",
-            "`model.forward_features(images)` gives Conv5, `model(images)` its average. Images are RGB, "
-            "normalised by `model.pretrained_cfg`. With `output_stride=16` the last stage is dilated "
-            "instead of strided, as the detectors use it.",
-        ]
-    )
+    return "\n".join(["## Use", "", "```python", *lines, "```", "", WHAT_IT_GIVES])
 
 
 def origin(header: Mapping[str, Any], dataset: str | None) -> str:
