@@ -24,8 +24,8 @@ the licences of the data, the metrics of the detector that it was part of, and i
 COUNTED = ("running_mean", "running_var", "num_batches_tracked")  # statistics, not parameters
 FRONT = {"library_name": "timm", "license": "other", "tags": ["timm", "image-feature-extraction"]}
 WHAT_IT_GIVES = """\
-`model.forward_features(images)` gives Conv5, `model(images)` its average. Images are RGB, normalised
-by `model.pretrained_cfg`. With `output_stride=16` the last stage is dilated instead of strided, as
+`model.forward_features(images)` gives Conv5, `model(images)` its average. Images are RGB,
+normalised by `model.pretrained_cfg`. With `output_stride=16` the last stage is dilated instead of strided, as
 the detectors use it."""
 DIGESTS = ("recipe_digest", "data_digest", "start_digest", "code_digest", "weights_digest")
 TASKS = {"classification": "image classification", "detection": "object detection"}
