@@ -15,8 +15,8 @@ from detransfer.training_run import architecture_of
 DESCRIPTION = """\
 Lay out a backbone as a folder ready for upload to a model hub: model.safetensors, config.json and
 its card as README.md. timm.create_model("local-dir:FOLDER", pretrained=True) loads it, and after
-the upload timm.create_model("hf-hub:OWNER/NAME", pretrained=True) does. A network that a file of your
-own registers is loaded by the lines in its card; the file is copied too. Nothing is uploaded.
+the upload timm.create_model("hf-hub:OWNER/NAME", pretrained=True) does. A network that a file of
+your own registers is loaded by the lines in its card; the file is copied too. Nothing is uploaded.
 """
 WEIGHTS = "model.safetensors"
 

@@ -25,8 +25,8 @@ COUNTED = ("running_mean", "running_var", "num_batches_tracked")  # statistics, 
 FRONT = {"library_name": "timm", "license": "other", "tags": ["timm", "image-feature-extraction"]}
 WHAT_IT_GIVES = """\
 `model.forward_features(images)` gives Conv5, `model(images)` its average. Images are RGB,
-normalised by `model.pretrained_cfg`. With `output_stride=16` the last stage is dilated instead of strided, as
-the detectors use it."""
+normalised by `model.pretrained_cfg`. With `output_stride=16` the last stage is dilated
+instead of strided, as the detectors use it."""
 DIGESTS = ("recipe_digest", "data_digest", "start_digest", "code_digest", "weights_digest")
 TASKS = {"classification": "image classification", "detection": "object detection"}
 
