@@ -1,0 +1,52 @@
+"""Pictures inside a page: small enough to open fast, large enough to read."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from detransfer.console import InputError
+
+WIDTH = 1600  # pixels at most: twice that of the page's column, for fine screens
+HEIGHT = 4000  # pixels at most
+LOSSLESS = 120_000  # bytes; drawings stay below, and photographs do not
+QUALITY = 82  # of lossy WebP
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, with its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def embed(path: Path) -> Picture:
+    """Return a picture file as WebP in a data URI, reduced to ``WIDTH`` x ``HEIGHT``.
+
+    Drawings are kept exactly, photographs are compressed. Raises InputError for a file that is no
+    picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (WIDTH, HEIGHT))
+            picture = image.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable picture ({error})") from error
+    picture.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    content = _webp(picture, lossless=True)
+    if len(content) > LOSSLESS:
+        content = _webp(picture, lossless=False)
+    text = base64.b64encode(content).decode()
+    return Picture(f"data:image/webp;base64,{text}", *picture.size)
+
+
+def _webp(picture: Image.Image, lossless: bool) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)
+    return buffer.getvalue()
