@@ -43,9 +43,11 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    report,
 
 
 rule all:
     default_target: True
     input:
         tables_and_figures(),
+        RESULTS / "report.html",

@@ -19,6 +19,7 @@ from detransfer.files import atomic
 from detransfer.report.comparison import Layout, lay_out
 from detransfer.report.costs import read_costs
 from detransfer.report.forest import read_statements
+from detransfer.report.gates import read_gates
 from detransfer.report.page import (
     Backbone,
     Claims,
@@ -63,7 +64,14 @@ class Figure:
     name: str
 
 
-Item = Grid | List | Figure
+@dataclass(frozen=True)
+class Gates:
+    """The table of controls."""
+
+    name: str
+
+
+Item = Grid | List | Figure | Gates
 TOP1 = {"metric": ("top1",)}
 OCCLUDED = {"occlusion": ("low", "medium"), "classes": ("labelled",)}
 INTERVAL = ("top1_low", "top1_high")
@@ -118,7 +126,7 @@ SECTIONS: dict[str, tuple[str, tuple[Item, ...]]] = {
     ),
     "attention": ("What the networks look at", (Figure("figure8"), Figure("figure9"))),
 }  # fmt: skip
-CONTROLS: tuple[Item, ...] = (List("controls"), Figure("dial"))
+CONTROLS: tuple[Item, ...] = (Gates("controls"), Figure("dial"))
 DIGESTED = ("weights", "recipe", "data", "start", "code")
 PAPER_SECTIONS = {
     "4.1": "Detection (section 4.1)",
@@ -171,18 +179,21 @@ def part(item: Item, study: Study, anchors: set[str]) -> Part:
     caption = caption_of(item, study)
     path = study.results / shown(item)
     if not path.is_file():
-        return Part(item.name, caption.title, command=f"{study.command} {path}")
+        return Part(shown(item), caption.title, command=f"{study.command} {path}")
     names = [f"{item.name}.{kind}" for kind in ("csv", "png", "pdf")]
     files = tuple(name for name in names if (study.results / name).is_file())
     if isinstance(item, Figure):
         picture = embed(path)
         return Part(
-            item.name, caption.title, caption.text, files=files, picture=picture, file=path.name
+            shown(item), caption.title, caption.text, files=files, picture=picture, file=path.name
         )
     table = read_table(path)
+    if isinstance(item, Gates):
+        gates = tuple(read_gates(table))
+        return Part(shown(item), caption.title, caption.text, files=files, gates=gates)
     if isinstance(item, List):
         rows = table1(table) if item.name == "table1" else plain(table, item.columns)
-        return Part(item.name, caption.title, caption.text, files=files, plain=rows)
+        return Part(shown(item), caption.title, caption.text, files=files, plain=rows)
     grid = lay_out(prepared(item, table), fitting(item, table))
     links = {
         place: name
@@ -190,7 +201,7 @@ def part(item: Item, study: Study, anchors: set[str]) -> Part:
         if (name := anchor(item.task.format(*place[0][1:2]), cell.target, cell.run)) in anchors
     }
     return Part(
-        item.name, caption.title, caption.text,
+        shown(item), caption.title, caption.text,
         files=files, grid=grid, heading=item.heading, links=links,
     )  # fmt: skip
 

@@ -419,3 +419,31 @@ rule figure4:
     shell:
         "python scripts/figure4.py {params.runs} {params.contrasts} --csv {output.table} "
         "--pdf {output.pdf} --png {output.png} 2> {log}"
+
+
+rule report:
+    input:
+        study=tables_and_figures(),
+        captions=sorted(Path("workflow/report").glob("*.rst")),
+        deviations="docs/deviations.md",
+        templates=sorted(Path("src/detransfer/report/templates").iterdir()),
+        code=code("report"),
+    output:
+        RESULTS / "report.html",
+    log:
+        LOGS / "report.log",
+    benchmark:
+        TIMES / "report.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        results=RESULTS,
+        study=STUDY.study,
+        rendered="--rendered" if STUDY.render_world else "",
+        planned=planned(),
+        asking=asking(),
+        gpus=lambda wildcards: held_gpus(),
+    shell:
+        "python scripts/report.py --results {params.results} --study {params.study} "
+        "{params.rendered} --planned {params.planned} --command '{params.asking}' "
+        "--gpus {params.gpus} --deviations {input.deviations} --output {output} 2> {log}"

@@ -76,6 +76,14 @@ class Statement:
     axis: Axis
     rows: tuple[Row, ...]
 
+    @property
+    def plotted(self) -> bool:
+        return any(row.ours for row in self.rows)
+
+    @property
+    def matched(self) -> bool:
+        return any(row.matched for row in self.rows)
+
 
 def read_statements(table: pd.DataFrame) -> list[Statement]:
     """Return the statements of a claims table (``claims.csv``), in its order."""
@@ -127,10 +135,8 @@ def axis_of(rows: Sequence[Row], margin: float | None = None) -> Axis:
     wanted = wanted or max(ends, default=0.0) or 1.0
     step = _step(wanted / TICKS)
     number = math.ceil(wanted / step - 1e-9)
-    half = max(1, math.ceil(number / 2))  # two labelled ticks on a side: more do not fit a phone
-    ticks = tuple(sorted({side * step * half * k for side in (-1, 1) for k in (0, 1, 2)}))
-    end = 2 * half * step
-    return Axis(end, tuple(tick for tick in ticks if abs(tick) <= end))
+    half = max(1, math.ceil(number / 2))  # two ticks on a side: more do not fit a phone
+    return Axis(2 * half * step, tuple(step * half * place for place in (-2, -1, 0, 1, 2)))
 
 
 def _step(least: float) -> float:

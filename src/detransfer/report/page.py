@@ -17,6 +17,7 @@ from markupsafe import Markup
 from detransfer.report import comparison
 from detransfer.report.comparison import Grid
 from detransfer.report.forest import Statement, counted, sections
+from detransfer.report.gates import Gate
 from detransfer.report.pictures import Picture
 from detransfer.report.runs import Run, targets
 
@@ -31,6 +32,9 @@ MARKS = {
     "inconclusive": "~",
     "invalid": "⊘",
     "not run": "–",
+    "holds": "✓",
+    "fails": "✗",
+    "printed": "·",
 }
 WORDS = {"more": "above zero", "less": "below zero", "same": "the same, within the margin"}
 
@@ -60,6 +64,7 @@ class Part:
     heading: str = ""
     links: Mapping[tuple[tuple[str, ...], tuple[str, ...]], str] | None = None
     plain: Plain | None = None
+    gates: tuple[Gate, ...] = ()
     picture: Picture | None = None
     file: str = ""
 

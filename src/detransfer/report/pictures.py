@@ -34,10 +34,11 @@ def embed(path: Path) -> Picture:
     """
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (WIDTH, HEIGHT))
-            picture = image.convert("RGB")
+            layer = image.convert("RGBA")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable picture ({error})") from error
+    picture = Image.new("RGB", layer.size, "white")
+    picture.paste(layer, mask=layer.getchannel("A"))
     picture.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
     content = _webp(picture, lossless=True)
     if len(content) > LOSSLESS:

@@ -8,9 +8,9 @@ function reveal() {
   if (target) target.scrollIntoView();
 }
 addEventListener("hashchange", reveal);
-reveal();
 const narrow = matchMedia("(max-width: 60rem)");
-document.getElementById("contents").open = !narrow.matches;
+for (const fold of document.querySelectorAll("#contents, .claims")) fold.open = !narrow.matches;
+reveal();
 let folded = [];
 addEventListener("beforeprint", () => {
   folded = [...document.querySelectorAll("details:not([open])")];
