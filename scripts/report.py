@@ -8,14 +8,16 @@ tables, pictures, logs and metrics beside it.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from detransfer import __version__
 from detransfer.console import InputError, run
 from detransfer.files import atomic
+from detransfer.report import comparison
 from detransfer.report.comparison import Layout, lay_out
 from detransfer.report.costs import read_costs
 from detransfer.report.forest import read_statements
@@ -112,7 +114,7 @@ SECTIONS: dict[str, tuple[str, tuple[Item, ...]]] = {
             Grid("table6", Layout(("run",), ("target",), TOP1, INTERVAL), "probe/conv5"),
             Grid(
                 "table7",
-                Layout(("run", "feature", "dimension"), ("target",), TOP1, INTERVAL),
+                Layout(("layer",), ("target", "run"), TOP1, INTERVAL),
                 "probe/{}",
                 "layer",
             ),
@@ -126,6 +128,11 @@ SECTIONS: dict[str, tuple[str, tuple[Item, ...]]] = {
     ),
     "attention": ("What the networks look at", (Figure("figure8"), Figure("figure9"))),
 }  # fmt: skip
+DESCRIBED = {
+    "classes": ("classes",),
+    "images": ("train_images", "eval_images"),
+    "objects": ("train_objects", "eval_objects"),
+}
 CONTROLS: tuple[Item, ...] = (Gates("controls"), Figure("dial"))
 DIGESTED = ("weights", "recipe", "data", "start", "code")
 PAPER_SECTIONS = {
@@ -198,12 +205,21 @@ def part(item: Item, study: Study, anchors: set[str]) -> Part:
     links = {
         place: name
         for place, cell in grid.cells.items()
-        if (name := anchor(item.task.format(*place[0][1:2]), cell.target, cell.run)) in anchors
+        if (name := anchor(item.task.format(place[0][0].split()[0]), cell.target, cell.run))
+        in anchors
     }
     return Part(
         shown(item), caption.title, caption.text,
         files=files, grid=grid, heading=item.heading, links=links,
     )  # fmt: skip
+
+
+def origins(item: Grid, grid: comparison.Grid) -> dict[comparison.Place, str]:
+    """Return the anchors of the runs behind the cells of a grid."""
+    return {
+        place: anchor(item.task.format(place[0][0].split()[0]), cell.target, cell.run)
+        for place, cell in grid.cells.items()
+    }
 
 
 def caption_of(item: Item, study: Study) -> Caption:
@@ -215,10 +231,19 @@ def caption_of(item: Item, study: Study) -> Caption:
 
 def prepared(item: Grid, table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with what its layout asks for beyond the file."""
+    if item.name == "table7":
+        return table.assign(layer=[f"{name} ({sizes})" for name, sizes in dimensions(table)])
     if item.name != "table4_classes":
         return table
     pair = table["run"].where(table["baseline"] == "", table["run"] + " − " + table["baseline"])
     return table.assign(pair=pair, difference=table["mean"] - table["published"])
+
+
+def dimensions(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Yield for each row its layer and that layer's dimensions, which may differ between heads."""
+    sizes = table.groupby("feature")["dimension"].unique()
+    for name in table["feature"]:
+        yield name, ", ".join(f"{size:,}" for size in sorted(sizes[name]))
 
 
 def fitting(item: Grid, table: pd.DataFrame) -> Layout:
@@ -231,22 +256,30 @@ def fitting(item: Grid, table: pd.DataFrame) -> Layout:
 
 def table1(table: pd.DataFrame) -> Plain:
     """Return Table 1 as the paper prints it, its counts beside ours."""
-    columns = ["data set"]
-    pairs = {"classes": ("classes",)}
-    pairs |= {kind: (f"train_{kind}", f"eval_{kind}") for kind in ("images", "objects")}
-    for kind in pairs:
-        columns += [kind if kind == "classes" else f"{kind}: training / evaluation", "paper"]
-    rows = []
+    columns, rows = ["data set"], []
+    for kind, quantities in DESCRIBED.items():
+        columns += [kind + (": training / evaluation" if len(quantities) > 1 else ""), "paper"]
     for name, part in table.groupby("dataset", sort=False):
-        known = part.set_index("quantity")
         row = [str(name)]
-        for quantities in pairs.values():
-            for column in ("value", "published"):
-                values = [known[column].get(each, "") for each in quantities]
-                texts = [f"{v:,}" if isinstance(v, int) else str(v) for v in values]
-                row.append(" / ".join(text or "–" for text in texts) if any(texts) else "–")
+        known = part.set_index("quantity")
+        for quantities in DESCRIBED.values():
+            counts = [known["value"].get(each) for each in quantities]
+            printed = [known["published"].get(each, "") for each in quantities]
+            row.append(beside(["" if count is None else f"{count:,}" for count in counts]))
+            row.append(beside(printed) + agreement(known["agrees"], quantities))
         rows.append(row)
     return Plain(columns, rows)
+
+
+def agreement(agrees: pd.Series, quantities: tuple[str, ...]) -> str:
+    """Return a mark that says whether our counts round to the same digits as the paper's."""
+    known = [str(agrees[each]) for each in quantities if pd.notna(agrees.get(each))]
+    return {True: " ✓", False: " ≠"}[set(known) == {"True"}] if known else ""
+
+
+def beside(texts: list[str]) -> str:
+    """Return the counts of training and evaluation as the paper prints them."""
+    return " / ".join(text or "–" for text in texts) if any(texts) else "–"
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -289,8 +322,8 @@ def backbones(results: Path) -> tuple[Backbone, ...]:
                 path.parent.name,
                 header["architecture"]["name"],
                 header["kind"],
+                str(card.relative_to(results)) if card.is_file() else "",
                 *digests,
-                card=str(card.relative_to(results)) if card.is_file() else "",
             )
         )
     return tuple(found)
@@ -319,7 +352,7 @@ def main() -> None:
     page = Page(
         study=arguments.study or results.name,
         rendered=arguments.rendered,
-        version=importlib.metadata.version("detransfer"),
+        version=__version__,
         claims=claims(study),
         controls=tuple(part(item, study, anchors) for item in CONTROLS),
         sections=tuple(section(name, study, anchors) for name in SECTIONS),

@@ -90,10 +90,14 @@ def write_run(folder: Path, name: RunName, extra: str = "") -> None:
         file.write_text(text)
 
 
-def draw(path: Path, size: tuple[int, int] = (900, 500), seed: int = 0) -> None:
-    """Draw something like a plot."""
+def draw(path: Path, size: tuple[int, int] = (900, 500), seed: int = 0, detail: int = 0) -> None:
+    """Draw something like a plot, over something like a photograph of so many blotches a side."""
+    rng = np.random.default_rng(seed)
     picture = Image.new("RGB", size, "white")
+    if detail:
+        blotches = rng.integers(0, 256, (detail, detail, 3), np.uint8)
+        picture = Image.fromarray(blotches).resize(size)
     pen = ImageDraw.Draw(picture)
-    heights = np.random.default_rng(seed).uniform(0, size[1], 40)
+    heights = rng.uniform(0, size[1], 40)
     pen.line([(size[0] * k / 40, float(h)) for k, h in enumerate(heights)], fill="navy", width=4)
     picture.save(path)

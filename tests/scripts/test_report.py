@@ -177,3 +177,22 @@ def test_forty_pictures_stay_below_ten_megabytes(write: Write, tmp_path: Path) -
     for number, name in enumerate(("figure1", "figure2", "figure3", "figure4", "diagnosis")):
         draw(results / f"{name}.png", (3000, 2000), number)
     assert len(write(results)) < 10_000_000 / 40 * 5 + 400_000
+
+
+def test_table_1_is_printed_as_in_the_paper(write: Write, tmp_path: Path) -> None:
+    rows = Outline(write(write_results(tmp_path / "demo"))).rows["table1.csv"]
+    assert rows[1] == ["coco", "80", "80 ✓", "118,287 / 5,000", "0.14M / – ≠", "–", "–"]
+    assert rows[2] == ["mine", "3", "–", "–", "–", "–", "–"]
+
+
+def test_layers_stand_with_their_dimensions(write: Write, tmp_path: Path) -> None:
+    results = write_results(tmp_path / "demo")
+    (results / "table7.csv").write_text(
+        "target,dataset,run,feature,dimension,metric,unit,mean,std,n,images,floor,published,difference\n"
+        "caltech256,caltech256,coco,conv5,2048,top1,%,70,1,2,9,,,\n"
+        "caltech256,caltech256,openimages,conv5,1024,top1,%,71,1,2,9,,76.7,-5.7\n"
+    )
+    outline = Outline(write(results))
+    assert outline.rows["table7.csv"][1] == ["coco", "openimages"]
+    assert outline.rows["table7.csv"][2][0] == "conv5 (1,024, 2,048)"
+    assert outline.links.count("#run-probe-conv5-caltech256-coco") == 2, "Tables 6 and 7"

@@ -12,6 +12,7 @@ from scipy import stats
 
 from detransfer.report.bootstrap import LEVEL
 
+Place = tuple[tuple[str, ...], tuple[str, ...]]  # the names of a row and of a column
 ABOVE, BELOW, WITHIN, UNTESTED = "above", "below", "within", "untested"
 
 
@@ -57,7 +58,7 @@ class Grid:
 
     columns: list[tuple[str, ...]]
     rows: list[tuple[str, ...]]
-    cells: dict[tuple[tuple[str, ...], tuple[str, ...]], Cell]
+    cells: dict[Place, Cell]
 
     def cell(self, row: tuple[str, ...], column: tuple[str, ...]) -> Cell | None:
         return self.cells.get((row, column))
@@ -91,7 +92,7 @@ def lay_out(table: pd.DataFrame, layout: Layout) -> Grid:
     kept = table
     for name, values in layout.where.items():
         kept = kept[kept[name].isin(values)]
-    found: dict[tuple[tuple[str, ...], tuple[str, ...]], Cell] = {}
+    found: dict[Place, Cell] = {}
     for row in kept.to_dict("records"):
         place = _key(row, layout.rows), _key(row, layout.columns)
         low, high = _bounds(table, layout, row)
@@ -114,7 +115,7 @@ def lay_out(table: pd.DataFrame, layout: Layout) -> Grid:
 
 
 def _bounds(
-    table: pd.DataFrame, layout: Layout, row: Mapping[str, Any]
+    table: pd.DataFrame, layout: Layout, row: Mapping[Any, Any]
 ) -> tuple[float | None, float | None]:
     if layout.interval is None:
         return _number(row.get("low")), _number(row.get("high"))
@@ -127,7 +128,7 @@ def _bounds(
     return low, high
 
 
-def _key(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+def _key(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(_text(row[name]) for name in names)
 
 

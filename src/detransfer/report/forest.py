@@ -144,7 +144,7 @@ def _step(least: float) -> float:
     return next(step * power for step in STEPS if step * power >= least * (1 - 1e-9))
 
 
-def _row(row: Mapping[str, Any]) -> Row:
+def _row(row: Mapping[Any, Any]) -> Row:
     return Row(
         target=_text(row["target"]),
         run=_text(row["run"]),
@@ -159,7 +159,7 @@ def _row(row: Mapping[str, Any]) -> Row:
     )
 
 
-def _interval(row: Mapping[str, Any], prefix: str, verdict: object) -> Interval | None:
+def _interval(row: Mapping[Any, Any], prefix: str, verdict: object) -> Interval | None:
     effect, low, high = (_number(row[f"{prefix}{name}"]) for name in ("effect", "low", "high"))
     if effect is None:
         return None

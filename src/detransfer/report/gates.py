@@ -51,12 +51,21 @@ def read_gates(table: pd.DataFrame) -> list[Gate]:
     return gates
 
 
-def _line(row: Mapping[str, Any]) -> Line:
-    numbers = (_number(row[name]) for name in ("value", "low", "high", "chance"))
+def _line(row: Mapping[Any, Any]) -> Line:
     texts = {name: "" if pd.isna(row[name]) else str(row[name]) for name in row}
-    outcome = OUTCOMES.get(texts["holds"], texts["holds"])
-    names = (texts[name] for name in ("unit", "must"))
-    return Line(texts["target"], texts["quantity"], *numbers, *names, outcome, texts["detail"])
+    value, low, high, chance = (_number(row[name]) for name in ("value", "low", "high", "chance"))
+    return Line(
+        texts["target"],
+        texts["quantity"],
+        value,
+        low,
+        high,
+        chance,
+        texts["unit"],
+        texts["must"],
+        OUTCOMES.get(texts["holds"], texts["holds"]),
+        texts["detail"],
+    )
 
 
 def _number(value: Any) -> float | None:

@@ -21,6 +21,7 @@ from detransfer.report.gates import Gate
 from detransfer.report.pictures import Picture
 from detransfer.report.runs import Run, targets
 
+NUMBER = re.compile(r"[+−]?[\d,]+(\.\d+)?")
 TEMPLATES = Path(__file__).parent / "templates"
 SIGNS = {
     comparison.ABOVE: "▲", comparison.BELOW: "▼", comparison.WITHIN: "≈", comparison.UNTESTED: "?",
@@ -46,6 +47,10 @@ class Plain:
     columns: list[str]
     rows: list[list[str]]
 
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, and nothing else but gaps."""
+        return all(NUMBER.fullmatch(row[column]) for row in self.rows if row[column])
+
 
 @dataclass(frozen=True)
 class Part:
@@ -62,7 +67,7 @@ class Part:
     files: tuple[str, ...] = ()
     grid: Grid | None = None
     heading: str = ""
-    links: Mapping[tuple[tuple[str, ...], tuple[str, ...]], str] | None = None
+    links: Mapping[comparison.Place, str] | None = None
     plain: Plain | None = None
     gates: tuple[Gate, ...] = ()
     picture: Picture | None = None
@@ -76,14 +81,6 @@ class Part:
             return []
         names = [column[0] for column in columns]
         return [(name, names.count(name)) for name in dict.fromkeys(names)]
-
-    @property
-    def groups(self) -> dict[str, list[tuple[str, ...]]]:
-        """The rows of a grid by the first of two names, or all of them under no name."""
-        found: dict[str, list[tuple[str, ...]]] = {}
-        for row in self.grid.rows if self.grid else []:
-            found.setdefault(row[0] if len(row) > 1 else "", []).append(row)
-        return found
 
 
 @dataclass(frozen=True)
@@ -163,12 +160,12 @@ class Backbone:
     name: str
     network: str
     kind: str
+    card: str
     weights: str
     recipe: str
     data: str
     start: str
     code: str
-    card: str
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,6 @@ def render(page: Page) -> str:
         "signed": signed,
         "slug": slug,
         "tick": lambda value: f"{value:g}".replace("-", "−"),
-        "is_number": is_number,
     }
     environment.globals |= {"signs": SIGNS, "marks": MARKS, "words": WORDS}
     return environment.get_template("report.html").render(page=page)
@@ -241,10 +237,6 @@ def signed(value: float) -> str:
 def slug(text: str) -> str:
     """Return a text as (part of) an id or a class."""
     return re.sub(r"[^\w.-]", "-", text)
-
-
-def is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"[+−]?[\d,]+(\.\d+)?", text))
 
 
 def plain(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Plain:
