@@ -20,6 +20,7 @@ include: "workflow/rules/detection.smk"
 include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
+include: "workflow/rules/visualization.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -42,6 +43,8 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    figure8,
+    figure9,
 
 
 rule all:
