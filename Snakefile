@@ -26,6 +26,7 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
+    model_card,
     table1,
     table2,
     table3,
