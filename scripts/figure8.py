@@ -34,7 +34,7 @@ from detransfer.visualization.gallery import (
 )
 from detransfer.visualization.recorded import Recorded, read_recorded
 
-METRICS = ["inside_share", "best_iou"]
+METRICS = ["inside_share", "best_iou", "trough_iou"]
 RULE = (
     "gain: best_iou minus that of the baseline, mean over the contrasts; without masks the mean "
     "distance of the two maps"

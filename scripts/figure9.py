@@ -26,7 +26,10 @@ from detransfer.visualization.recipe import VisualizationRecipe
 from detransfer.visualization.recorded import Recorded, read_recorded
 
 METRICS = ["probability", "mean_drop", "fragile_share"]
-RULE = "gain: fragile share of the baseline minus the run's, in points, mean over the contrasts"
+RULE = (
+    "gain: fragile share of the baseline minus the run's, in points, mean over the contrasts; "
+    "candidates are the images that all of these runs get right (all, if there are none)"
+)
 SCALE = Scale("cividis", 1, "probability of the true class, by the place of the square")
 
 
@@ -89,7 +92,11 @@ def gains(recorded: Recorded, contrasts: list[tuple[str, str]]) -> pd.DataFrame:
     for name, table in tables.items():
         images[name] = 100 * table["fragile_share"]
     each = [images[baseline] - images[name] for name, baseline in contrasts]
-    return images.assign(gain=np.mean(each, axis=0))
+    compared = {name for pair in contrasts for name in pair}
+    wrong = [tables[name]["predicted"] != tables[name]["class_id"] for name in compared]
+    right = ~np.any(wrong, axis=0)
+    gain = pd.Series(np.mean(each, axis=0))
+    return images.assign(gain=gain.where(right) if right.any() else gain)
 
 
 def drawn(

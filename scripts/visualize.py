@@ -206,18 +206,17 @@ def numbers(task: Task, found: Rows) -> pd.DataFrame:
         classes = len(task.index.classes) - 1
         labels = central_mask(read_mask(path, classes), task.view.size, task.view.resize)
         activation = enlarge(small[None], task.view.size)[0]
-        covered.append(
-            (inside_share(activation, labels), best_iou(activation, labels), area_share(labels))
-        )
-    table[["inside_share", "best_iou", "object_area"]] = covered
+        ious = (best_iou(shade, labels) for shade in (activation, -activation))
+        covered.append((inside_share(activation, labels), *ious, area_share(labels)))
+    table[["inside_share", "best_iou", "trough_iou", "object_area"]] = covered
     return table
 
 
 def summary(table: pd.DataFrame) -> tuple[Metric, ...]:
     """Return the means of the images' numbers, in percent; images without an object have none."""
     floor = 100 * float(table["object_area"].mean()) if "object_area" in table else None
-    floors = {"inside_share": floor, "best_iou": floor}
-    known = ("inside_share", "best_iou", "probability", "mean_drop", "fragile_share")
+    floors = dict.fromkeys(("inside_share", "best_iou", "trough_iou"), floor)
+    known = (*floors, "probability", "mean_drop", "fragile_share")
     return tuple(
         Metric(
             name, 100 * float(table[name].mean()), "%", int(table[name].count()), floors.get(name)

@@ -93,7 +93,7 @@ def draw(rows: Sequence[Row], titles: Sequence[str], scale: Scale) -> plt.Figure
         across = 1 + len(titles)
         size = (max(WIDTH, TILE * across + 0.3), (TILE + 0.13) * len(rows) + 0.62)
         figure, grid = plt.subplots(len(rows), across, figsize=size, squeeze=False)
-        figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+        figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
         for axes, title in zip(grid[0], ("image", *titles), strict=True):
             axes.set_title(title, pad=2)
         for axes, row in zip(grid, rows, strict=True):
@@ -127,7 +127,8 @@ def _draw_row(axes: np.ndarray, row: Row, scale: Scale) -> None:
     place = (-0.5, size - 0.5, size - 0.5, -0.5)
     axes[0].imshow(row.view)
     axes[0].set_ylabel(row.kind.replace(" ", "\n"), labelpad=2)
-    axes[0].text(0, -0.04, row.credit, transform=axes[0].transAxes, fontsize=5, va="top")
+    credit = axes[0].set_xlabel(row.credit, loc="left", fontsize=5, labelpad=1.5)
+    credit.set_in_layout(False)  # it may be wider than its image
     if row.square is not None:
         left, top, width, height = row.square
         for colour, thick in (("black", 1.6), ("white", 0.7)):
