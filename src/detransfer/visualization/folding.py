@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # of the largest value: what folding may change by rounding
 SMALLEST = 64  # pixels of the image that the folding is tried on
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fold(backbone: nn.Module) -> nn.Module:
     """Return a copy of a backbone, in evaluation mode, with batch normalisation folded.
 
