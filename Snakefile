@@ -42,6 +42,8 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    figure6,
+    figure7,
 
 
 rule all:
