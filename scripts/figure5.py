@@ -22,7 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from detransfer.console import InputError, run
 from detransfer.data.index import Index, read_index
@@ -47,7 +47,8 @@ COLUMNS = [
     *("candidates", "close_pairs", "near_copies", "same_class", "rule"),
 ]
 DRAWN = ("nearest_first", "first_not_second", "nearest_second")  # from left to right
-CELL, PIXELS = 1.0, 220  # inches and pixels of one image's longer side
+CELL, PIXELS = 1.1, 240  # inches and pixels of one image's longer side
+GAP, CREDIT, TITLE = 0.14, 0.2, 0.22  # inches
 TITLES = {
     "nearest_first": "nearest in {first}",
     "first_not_second": "near in {first}, far in {second}",
@@ -189,42 +190,46 @@ def compared(one: Space, two: Space, index: Index, recipe: AnalysisRecipe) -> pd
 def draw(table: pd.DataFrame, roots: dict[str, Path], down: int) -> plt.Figure:
     """Draw, for each pair of spaces, three columns of pairs of images: left, middle and right."""
     blocks = list(table.groupby(["dataset", "first", "second"], sort=False))
+    heights = [TITLE, *[CELL + CREDIT] * down] * len(blocks)
     figure, grid = plt.subplots(
-        down * len(blocks),
+        len(heights),
         8,
-        figsize=(6 * CELL + 0.9, (CELL + 0.22) * down * len(blocks) + 0.3 * len(blocks)),
+        figsize=(6 * CELL + 2 * GAP, sum(heights)),
         squeeze=False,
-        gridspec_kw={"width_ratios": [1, 1, 0.12, 1, 1, 0.12, 1, 1]},
-        layout="constrained",
+        gridspec_kw={
+            **dict.fromkeys(("left", "bottom", "wspace", "hspace"), 0),
+            **dict.fromkeys(("right", "top"), 1),
+            "width_ratios": [CELL, CELL, GAP] * 2 + [CELL, CELL],
+            "height_ratios": heights,
+        },
     )
     for axis in grid.flat:
         axis.set_axis_off()
     for number, ((dataset, first, second), block) in enumerate(blocks):
+        rows = grid[number * (down + 1) : (number + 1) * (down + 1)]
         for place, panel in enumerate(DRAWN):
+            axes = rows[:, 3 * place : 3 * place + 2]
             shown = block[(block["panel"] == panel) & block["drawn"]]
-            axes = grid[number * down : (number + 1) * down, 3 * place : 3 * place + 2]
             title = TITLES[panel].format(first=first, second=second)
-            axes[0, 0].annotate(
-                title, (0, 1), (0, 12), "axes fraction", textcoords="offset points", fontsize=7,
-                annotation_clip=False,
-            )  # fmt: skip
-            for pair, row in zip(axes, shown.to_dict("records"), strict=False):
+            axes[0, 0].text(0.03, 0.3, title if len(shown) else f"{title}: none", fontsize=6.5)
+            for pair, row in zip(axes[1:], shown.to_dict("records"), strict=False):
                 _draw_pair(pair, row, roots[str(dataset)])
-            if shown.empty:
-                axes[0, 0].text(0, 0.9, "no pair", fontsize=6, transform=axes[0, 0].transAxes)
     return figure
 
 
 def _draw_pair(axes: np.ndarray, row: dict[Any, Any], root: Path) -> None:
-    for axis, tail in zip(axes, ("", "_2"), strict=True):
-        with Image.open(root / str(row[f"path{tail}"])) as image:
-            small = image.convert("RGB")
-            small.thumbnail((PIXELS, PIXELS))
-            axis.imshow(np.asarray(small))
-        credit = f"{Path(str(row[f'path{tail}'])).stem} {row[f'class{tail}']}"
-        axis.text(0, -0.03, credit[:26], transform=axis.transAxes, fontsize=4.5, va="top")
     both = f"{row['correlation_first']:.2f}, {row['correlation_second']:.2f}"
-    axes[0].set_title(both, fontsize=5, loc="left", pad=2)
+    for axis, tail, more in zip(axes, ("", "_2"), (both, ""), strict=True):
+        path = Path(str(row[f"path{tail}"]))
+        with Image.open(root / path) as image:
+            small = ImageOps.pad(image.convert("RGB"), (PIXELS, PIXELS), color="white")
+        high = CELL / (CELL + CREDIT)  # below it stands the credit
+        inside = axis.inset_axes((0.02, 1 - high * 0.98, 0.96, high * 0.96))
+        inside.imshow(np.asarray(small))
+        inside.set_axis_off()
+        style = {"fontsize": 4.5, "transform": axis.transAxes, "va": "bottom"}
+        axis.text(0.03, (1 - high) * 0.5, f"{path.stem} {row[f'class{tail}']}"[:24], **style)
+        axis.text(0.03, 0.01, more, **style)
 
 
 def main() -> None:

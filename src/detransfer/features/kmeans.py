@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-VARIANCE = 0.9  # of the whole, that the leading axes hold
+VARIANCE, AXES = 0.7, 64  # what the leading axes hold of the whole, and how many they are at least
 BLOCK = 2**18  # scores of one block: they stay in a core's cache
 
 
@@ -50,8 +50,7 @@ def turn(features: np.ndarray) -> Points:
     values, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
     order = np.argsort(-values, kind="stable")
     shares = np.maximum(values[order], 0).cumsum()
-    # Numbers that are all the same have no variance; one axis then serves.
-    leading = int(np.searchsorted(shares, VARIANCE * shares[-1])) + 1 if shares[-1] > 0 else 1
+    leading = min(max(int(np.searchsorted(shares, VARIANCE * shares[-1])) + 1, AXES), len(shares))
     turned = centred @ axes[:, order].astype(np.float32)
     return Points(turned, np.einsum("ij,ij->i", turned, turned), leading)
 
@@ -70,7 +69,7 @@ def cluster(
     """Run k-means into ``count`` clusters from the first of the images ``starts``.
 
     It ends at a pass that lowers the inertia by less than the share ``tolerance``, or after so many
-    ``passes``. A cluster that loses all its images stays where it is, empty. Raises ValueError if
+    ``passes`` (the last of them on every axis). A cluster that loses all its images stays where it is, empty. Raises ValueError if
     there are fewer images than clusters.
     """
     if count > len(points):

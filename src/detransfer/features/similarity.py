@@ -7,6 +7,7 @@ import numpy as np
 from detransfer.features.neighbours import correlation_units
 
 BLOCK = 512  # queries at once
+DIGITS = 5  # of a correlation that float32 holds: images that are equal to these are equal
 
 
 def linear_cka(one: np.ndarray, other: np.ndarray) -> float:
@@ -49,7 +50,7 @@ def retrieval_precision(features: np.ndarray, class_ids: np.ndarray) -> np.ndarr
     ends = np.searchsorted(class_ids[order], class_ids, side="right")
     precision = np.full(len(units), np.nan)
     for start in range(0, len(units), BLOCK):
-        block = units[start : start + BLOCK] @ units.T
+        block = (units[start : start + BLOCK] @ units.T).round(DIGITS)
         for row, scores in enumerate(block, start):
             same = order[begins[row] : ends[row]]
             relevant = np.sort(scores[same[same != row]])[::-1]
