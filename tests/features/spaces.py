@@ -41,7 +41,9 @@ def write_images(folder: Path) -> Index:
         path = folder / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (4 * number, 255 - 4 * number, 128)).save(path)
-    classes = pd.DataFrame({"class_id": range(3), "name": CLASSES, "source_id": "", "superclass": ""})
+    classes = pd.DataFrame(
+        {"class_id": range(3), "name": CLASSES, "source_id": "", "superclass": ""}
+    )
     index = Index(images, empty_objects(), classes, folder / "images")
     write_index(folder / "index", index)
     return index

@@ -52,7 +52,10 @@ def test_any_two_pretrainings_can_be_compared(repository: Path, tmp_path: Path) 
     ("change", "message"),
     [
         ({"targets": ["voc_detection"]}, "targets: there is no target of classification 'voc_dete"),
-        ({"pairs": [["coco", "opennimages"]]}, "pairs: there is no pre-training 'opennimages'; did"),
+        (
+            {"pairs": [["coco", "opennimages"]]},
+            "pairs: there is no pre-training 'opennimages'; did",
+        ),
         ({"pairs": [["coco", "coco"]]}, "pairs: coco is compared with itself"),
         ({"nearset": {}}, "unknown key 'nearset'; did you mean 'nearest'?"),
     ],
@@ -73,5 +76,7 @@ def test_cluster_counts_rise(tmp_path: Path, repository: Path) -> None:
     with pytest.raises(InputError, match="clusters: counts: the smallest comes first"):
         load_recipe_file(path, AnalysisRecipe)
     path.write_text(text.replace("[2, 3, 4,", "[1, 3, 4,"))
-    with pytest.raises(InputError, match=r"clusters\.counts\.0: Input should be greater than or eq"):
+    with pytest.raises(
+        InputError, match=r"clusters\.counts\.0: Input should be greater than or eq"
+    ):
         load_recipe_file(path, AnalysisRecipe)

@@ -69,8 +69,8 @@ def cluster(
     """Run k-means into ``count`` clusters from the first of the images ``starts``.
 
     It ends at a pass that lowers the inertia by less than the share ``tolerance``, or after so many
-    ``passes`` (the last of them on every axis). A cluster that loses all its images stays where it is, empty. Raises ValueError if
-    there are fewer images than clusters.
+    ``passes`` (the last of them on every axis). A cluster that loses all its images stays where it
+    is, empty. Raises ValueError if there are fewer images than clusters.
     """
     if count > len(points):
         raise ValueError(f"{count} clusters of {len(points)} images")
