@@ -69,9 +69,13 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def evenly(class_ids: np.ndarray, count: int) -> np.ndarray:
-    """Return at most ``count`` rows, as many of each class as can be, in ascending order."""
+def evenly(class_ids: np.ndarray, count: int, mapped: np.ndarray) -> np.ndarray:
+    """Return at most ``count`` rows, as many of each class as can be, in ascending order.
+
+    Of a class's images those that are ``mapped`` come first.
+    """
     order = np.random.default_rng(0).permutation(len(class_ids))
+    order = order[np.argsort(~mapped[order], kind="stable")]
     turn = pd.Series(class_ids[order]).groupby(class_ids[order]).cumcount().to_numpy()
     return np.sort(order[np.argsort(turn, kind="stable")][:count])
 
@@ -146,9 +150,13 @@ def read_maps(folder: Path, image_ids: np.ndarray) -> dict[str, Any]:
 
 
 def page_data(
-    spaces: dict[str, tuple[Features, pd.DataFrame]], index: Index, split: str, look: ExplorerRecipe
+    spaces: dict[str, tuple[Features, pd.DataFrame]],
+    index: Index,
+    split: str,
+    look: ExplorerRecipe,
+    mapped: set[int],
 ) -> dict[str, Any]:
-    """Return all that the page knows but for the maps."""
+    """Return all that the page knows but for the maps; ``mapped`` are the images that have some."""
     first = next(iter(spaces.values()))[0]
     images = first.images
     for name, (features, _) in spaces.items():
@@ -159,7 +167,9 @@ def page_data(
         raise InputError(
             f"{first.folder}: no image of split {split!r}; record them, or name another"
         )
-    rows = candidates[evenly(images["class_id"].to_numpy()[candidates], look.images)]
+    class_ids = images["class_id"].to_numpy()[candidates]
+    has_maps = images["image_id"].isin(mapped).to_numpy()[candidates]
+    rows = candidates[evenly(class_ids, look.images, has_maps)]
     shown = images.iloc[rows]
     kinds, places = np.unique(shown["class_id"], return_inverse=True)
     neighbours = min(look.neighbours, len(rows) - 1)
@@ -190,11 +200,17 @@ def main() -> None:
         name: (open_features(Path(folder)), pd.read_parquet(plane))
         for name, folder, plane in arguments.space
     }
-    data = page_data(spaces, read_index(arguments.index), arguments.split, look)
+    maps = {name: Path(folder) for name, folder in arguments.maps}
+    mapped = {
+        image_id
+        for folder in maps.values()
+        for image_id in pd.read_parquet(folder / "images.parquet")["image_id"]
+    }
+    data = page_data(spaces, read_index(arguments.index), arguments.split, look, mapped)
     names = list(spaces)
     data["start"] = [names.index(name) for name in arguments.start or (names[0], names[-1])]
-    for name, folder in arguments.maps:
-        data["spaces"][names.index(name)]["maps"] = read_maps(Path(folder), np.array(data["ids"]))
+    for name, folder in maps.items():
+        data["spaces"][names.index(name)]["maps"] = read_maps(folder, np.array(data["ids"]))
     # In a script element, only `</` could end it.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     page = arguments.template.read_text(encoding="utf-8").replace("__DATA__", text)

@@ -20,7 +20,7 @@ def study(repository: Path, folder: Path, **changes: Any) -> Study:
     return load_study({**content, "recipes": str(folder)}, "demo")
 
 
-@pytest.mark.parametrize("name", ["demo", "sample", "paper"])
+@pytest.mark.parametrize("name", ["demo", "sample", "evening", "paper"])
 def test_every_study_has_a_recipe(repository: Path, name: str) -> None:
     path = repository / "config/recipes" / name / "analysis.yaml"
     recipe = load_recipe_file(path, AnalysisRecipe)

@@ -20,6 +20,7 @@ from detransfer.features.recipe import analysed_targets, compared, load_analysis
 from detransfer.imports import imported_files
 from detransfer.recipes import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study
+from detransfer.visualization.recipe import load_visualization
 
 try:
     STUDY = load_study(config, "configuration")
@@ -27,6 +28,8 @@ try:
     DATASETS = study_datasets(STUDY)
     RECIPES = load_recipes(STUDY)
     ANALYSIS = load_analysis(STUDY)
+    if "probe" in RECIPES:
+        RECIPES["visualization"] = load_visualization(STUDY, RECIPES["features"])
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -236,6 +239,21 @@ def with_superclasses(wildcards, input):
     return f"{more} --superclasses {input.superclasses}" if input.superclasses else more
 
 
+def own_metrics(wildcards):
+    """The quality of a pre-training on detection at its own task."""
+    name = wildcards.pretraining
+    return RESULTS / "pretraining" / name / "metrics.json" if name in STUDY.detectors else []
+
+
+def card_data(wildcards):
+    """The options of model_card.py that name what a pre-training was trained on here."""
+    if wildcards.pretraining in GIVEN:
+        return ""
+    dataset = STUDY.source(wildcards.pretraining).dataset
+    rendered = "--rendered" if STUDY.render_world else ""
+    return f"--dataset {dataset} {rendered} --archives {' '.join(DATASETS[dataset].archives)}"
+
+
 def given_weights(wildcards):
     """The options of import_backbone.py that say where the weights come from."""
     given = STUDY.pretrainings[wildcards.pretraining]
@@ -243,9 +261,10 @@ def given_weights(wildcards):
         return f"--untrained --seed {given.seed}"
     if given.timm:
         return f"--timm {given.timm}"
+    prefix = f"--prefix {given.prefix}" if given.prefix else ""
     if given.url:
-        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256}"
-    return f"--weights {given.file}"
+        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256} {prefix}"
+    return f"--weights {given.file} {prefix}"
 
 
 def given_file(wildcards):
@@ -395,6 +414,56 @@ def metric_of(name):
     return RECIPES[f"evaluate_{name}"].metric.kind
 
 
+def by_dataset(targets):
+    """The first target on each data set."""
+    found = {}
+    for name in targets:
+        found.setdefault(STUDY.targets[name].dataset, name)
+    return found
+
+
+# Data sets whose test images are looked at: those of the probed targets are masked out, and those
+# of segmentation have masks that activation maps are held against. Each with its first target.
+MASKED_OUT = by_dataset(PROBED)
+VISUALIZED = by_dataset([*PROBED, *STUDY.targets_of("segmentation")]) if CLASSIFIED else {}
+WITH_MASKS = [name for name in VISUALIZED if name not in MASKED_OUT]
+ACTIVE_IN = [*WITH_MASKS, *VISUALIZED][:1]  # in Figure 8, which says so where there are no masks
+WITH_OBJECTS = [name for name, target in MASKED_OUT.items() if target not in CLASSIFIED]
+
+
+def visualization_probe(wildcards):
+    """The files of the probe, of the first seed, whose probabilities are mapped."""
+    place = f"{MASKED_OUT[wildcards.dataset]}/{wildcards.pretraining}/seed{STUDY.seeds[0]}/conv5"
+    names = ("metrics.json", "classes.csv", "probe.safetensors")
+    return [RESULTS / "probe" / place / name for name in names]
+
+
+def visualized(datasets, file):
+    """One file of what every pre-training makes of the test images of some data sets."""
+    return [
+        RESULTS / "visualization" / dataset / name / file
+        for dataset in datasets
+        for name in (
+            STUDY.fine_tuned(MASKED_OUT[dataset])
+            if dataset in MASKED_OUT
+            else STUDY.pretrainings  # a map of activations needs no probe
+        )
+    ]
+
+
+def visualized_targets(datasets):
+    """The options that tell a figure of data sets: target, folder of the index, split."""
+    return [
+        f"--target {VISUALIZED[name]} {index_folder(name)} {DATASETS[name].eval_split}"
+        for name in datasets
+    ]
+
+
+def controls():
+    """The options of a comparison: each pre-training on detection with its matched control."""
+    return [f"--control {given.of} {name}" for name, given in STUDY.matched.items()]
+
+
 VOC_PAIRS = [
     pair
     for target in STUDY.targets_of("detection")
@@ -422,6 +491,7 @@ def contrasts():
 def tables_and_figures():
     """All that a study makes; the runs' metrics too, so that a lost one is made again."""
     made = [f"datasets/{name}/statistics.png" for name in STUDY.described]
+    made += [f"pretraining/{name}/README.md" for name in STUDY.pretrainings]
     if STUDY.described:
         made += ["table1.csv"]
     if runs("detection", "metrics.json", "voc"):
@@ -440,6 +510,8 @@ def tables_and_figures():
         made += ["similarity.csv", "explorer.html"]
     if COMPARED:
         made += [f"figure{n}.{kind}" for n in (5, 6, 7) for kind in ("csv", "pdf", "png")]
+    if VISUALIZED and STUDY.contrasts:
+        made += [f"figure{number}.{kind}" for number in (8, 9) for kind in ("csv", "pdf", "png")]
     if STUDY.targets_of("segmentation"):
         made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
     if MASK_PAIRS:

@@ -237,6 +237,9 @@ rule explorer:
     input:
         features=explored("features"),
         embeddings=explored("embedding.parquet"),
+        activations=visualized(EXPLORED, "activation.npy"),
+        maskouts=visualized(EXPLORED, "maskout.npy"),
+        seen=visualized(EXPLORED, "images.parquet"),
         truth=[[*index_files(name), images(name)] for name in EXPLORED],
         recipe=STUDY.recipe("analysis"),
         template="scripts/explorer.html",
@@ -263,10 +266,11 @@ rule explorer:
             f"--space {Path(folder).name} {folder} {plane}"
             for folder, plane in zip(input.features, input.embeddings, strict=True)
         ],
+        maps=[f"--maps {folder.name} {folder}" for folder in visualized(EXPLORED, "")],
         start=[f"--start {first} {second}" for _, first, second in COMPARED[:1]],
         index=[index_folder(name) for name in EXPLORED],
         split=[DATASETS[name].eval_split for name in EXPLORED],
     shell:
-        "python scripts/explorer.py {params.spaces} {params.start} --index {params.index} "
-        "--split {params.split} --recipe {input.recipe} --template {input.template} "
-        "--output {output} 2> {log}"
+        "python scripts/explorer.py {params.spaces} {params.maps} {params.start} "
+        "--index {params.index} --split {params.split} --recipe {input.recipe} "
+        "--template {input.template} --output {output} 2> {log}"
