@@ -20,6 +20,7 @@ include: "workflow/rules/detection.smk"
 include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
+include: "workflow/rules/visualization.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -43,7 +44,18 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    figure6,
+    figure7,
+    figure8,
+    figure9,
     report,
+
+
+# Where jobs run on this machine, none has to wait its turn: Snakemake's limit of jobs a second wakes
+# the scheduler once more every second for each job that has ended, which takes a core in the end.
+onstart:
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
 
 
 rule all:
