@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
 from detransfer import __version__
 from detransfer.console import InputError, run
@@ -73,7 +74,14 @@ class Gates:
     name: str
 
 
-Item = Grid | List | Figure | Gates
+@dataclass(frozen=True)
+class Beside:
+    """A page of its own, which is linked to."""
+
+    name: str
+
+
+Item = Grid | List | Figure | Gates | Beside
 TOP1 = {"metric": ("top1",)}
 OCCLUDED = {"occlusion": ("low", "medium"), "classes": ("labelled",)}
 INTERVAL = ("top1_low", "top1_high")
@@ -124,10 +132,11 @@ SECTIONS: dict[str, tuple[str, tuple[Item, ...]]] = {
     ),
     "spaces": (
         "Feature spaces",
-        (Figure("figure5"), Figure("figure6"), Figure("figure7"), List("similarity")),
+        (*(Figure(f"figure{n}") for n in (5, 6, 7)), List("similarity"), Beside("explorer")),
     ),
     "attention": ("What the networks look at", (Figure("figure8"), Figure("figure9"))),
 }  # fmt: skip
+TASKS = ("pretraining", "detection", "segmentation", "classification", "probe", "visualization")
 DESCRIBED = {
     "classes": ("classes",),
     "images": ("train_images", "eval_images"),
@@ -178,7 +187,8 @@ def parse() -> argparse.Namespace:
 
 def shown(item: Item) -> str:
     """Return the name of the file that an item shows."""
-    return f"{item.name}.{'png' if isinstance(item, Figure) else 'csv'}"
+    kinds = {Figure: "png", Beside: "html"}
+    return f"{item.name}.{kinds.get(type(item), 'csv')}"
 
 
 def part(item: Item, study: Study, anchors: set[str]) -> Part:
@@ -187,13 +197,15 @@ def part(item: Item, study: Study, anchors: set[str]) -> Part:
     path = study.results / shown(item)
     if not path.is_file():
         return Part(shown(item), caption.title, command=f"{study.command} {path}")
-    names = [f"{item.name}.{kind}" for kind in ("csv", "png", "pdf")]
+    names = [f"{item.name}.{kind}" for kind in ("csv", "png", "pdf", "html")]
     files = tuple(name for name in names if (study.results / name).is_file())
     if isinstance(item, Figure):
         picture = embed(path)
         return Part(
             shown(item), caption.title, caption.text, files=files, picture=picture, file=path.name
         )
+    if isinstance(item, Beside):
+        return Part(shown(item), caption.title, caption.text, files=files)
     table = read_table(path)
     if isinstance(item, Gates):
         gates = tuple(read_gates(table))
@@ -224,9 +236,7 @@ def origins(item: Grid, grid: comparison.Grid) -> dict[comparison.Place, str]:
 
 def caption_of(item: Item, study: Study) -> Caption:
     path = study.captions / f"{item.name}.rst"
-    if not path.is_file():
-        raise InputError(f"{path}: no caption of {shown(item)}; write one that begins in **bold**")
-    return read_caption(path)
+    return read_caption(path) if path.is_file() else Caption(shown(item), Markup(""))
 
 
 def prepared(item: Grid, table: pd.DataFrame) -> pd.DataFrame:
@@ -347,7 +357,7 @@ def main() -> None:
         raise InputError(f"{results}: there is no such folder of results; run the study first")
     planned = None if arguments.planned is None else frozenset(map(str, arguments.planned))
     study = Study(results, arguments.captions, planned, arguments.command)
-    runs = read_runs(results, results / "logs")
+    runs = read_runs(results, TASKS, results / "logs")
     anchors = {each.anchor for each in runs}
     page = Page(
         study=arguments.study or results.name,

@@ -5,6 +5,7 @@ from pathlib import Path
 from detransfer.report.metrics import Metric, RunMetrics, RunName, write_metrics
 from detransfer.report.runs import anchor, read_runs, targets
 
+TASKS = ("detection", "probe", "pretraining", "absent")
 FOLDERS = {"detection": "detection", "probe/conv5": "probe", "pretraining": "pretraining"}
 
 
@@ -28,9 +29,10 @@ def test_each_run_has_its_own_logs(tmp_path: Path) -> None:
         write(tmp_path, "detection", "voc", "coco", seed)
     write(tmp_path, "probe/conv5", "voc", "coco", 0)
     write(tmp_path, "pretraining", "coco", "coco", 0)
+    write(tmp_path / "controls/other_world", "detection", "voc", "coco", 0)
     log(tmp_path, "detect/voc/coco/seed0", "finetune/voc/coco/seed0", "finetune/voc/coco/seed1",
         "probe/voc/coco/seed0", "pretrain/coco", "table2", "extract/voc")  # fmt: skip
-    runs = read_runs(tmp_path, tmp_path / "logs")
+    runs = read_runs(tmp_path, TASKS, tmp_path / "logs")
     found = {(str(run.metrics.run)): [file.as_posix() for file in run.logs] for run in runs}
     assert found == {
         "pretraining/coco/coco/seed0": ["logs/pretrain/coco.log"],
@@ -53,10 +55,10 @@ def test_seeds_share_a_place_and_other_runs_do_not(tmp_path: Path) -> None:
     for seed in (0, 1):
         write(tmp_path, "detection", "voc", "coco", seed)
     write(tmp_path, "probe/conv5", "voc", "coco", 0)
-    places = [run.anchor for run in read_runs(tmp_path, tmp_path / "logs")]
+    places = [run.anchor for run in read_runs(tmp_path, TASKS, tmp_path / "logs")]
     assert places[0] == places[1] != places[2]
     assert anchor("probe/conv5", "my set", "a") == "run-probe-conv5-my-set-a"
 
 
 def test_no_results_have_no_runs(tmp_path: Path) -> None:
-    assert read_runs(tmp_path / "absent", tmp_path / "absent/logs") == []
+    assert read_runs(tmp_path / "absent", TASKS, tmp_path / "absent/logs") == []

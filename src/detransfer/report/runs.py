@@ -50,18 +50,20 @@ def anchor(task: str, target: str, pretraining: str) -> str:
     return re.sub(r"[^\w.-]", "-", f"run-{task}-{target}-{pretraining}")
 
 
-def read_runs(results: Path, logs: Path) -> list[Run]:
-    """Return every run that has a ``metrics.json`` in the folder of the results, by its name.
+def read_runs(results: Path, tasks: Iterable[str], logs: Path) -> list[Run]:
+    """Return every run that has a ``metrics.json``, by its name.
 
-    The logs of a run lie in ``logs`` as ``<rule>/<target>/<pre-training>/seed<k>.log``, those of a
-    pre-training as ``<rule>/<pre-training>.log``; probes are the rules that are called so.
-    Raises InputError for a ``metrics.json`` of another form.
+    Runs lie in the folders of the ``tasks`` in ``results``; what else lies there (other studies,
+    say) is none of this one. The logs of a run lie in ``logs`` as
+    ``<rule>/<target>/<pre-training>/seed<k>.log`` (or without the seed), those of a pre-training as
+    ``<rule>/<pre-training>.log``; probes are the rules that are called so. Raises InputError for a
+    ``metrics.json`` of another form.
     """
     known = _logs(logs)
     runs = []
-    for path in sorted(results.rglob("metrics.json")):
+    for path in sorted(path for task in tasks for path in (results / task).rglob("metrics.json")):
         metrics = read_metrics(path)
-        files = known.get(_place(metrics.run), [])
+        files = [file for place in _places(metrics.run) for file in known.get(place, [])]
         own = tuple(file.relative_to(results) for file in files)
         runs.append(Run(metrics, path.relative_to(results), own))
     return sorted(runs, key=_order)
@@ -84,9 +86,12 @@ def _logs(folder: Path) -> dict[tuple[bool, str], list[Path]]:
     return found
 
 
-def _place(run: RunName) -> tuple[bool, str]:
-    place = f"{run.target}/{run.pretraining}/seed{run.seed}"
-    return run.task.startswith(PROBE), run.pretraining if run.task == PRETRAINING else place
+def _places(run: RunName) -> list[tuple[bool, str]]:
+    """Return where below their rules the logs of a run lie."""
+    if run.task == PRETRAINING:
+        return [(False, run.pretraining)]
+    probe, place = run.task.startswith(PROBE), f"{run.target}/{run.pretraining}"
+    return [(probe, f"{place}/seed{run.seed}"), (probe, place)]
 
 
 def _order(run: Run) -> tuple[str, str, str, int]:
