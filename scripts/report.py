@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from detransfer import __version__
 from detransfer.console import InputError, run
-from detransfer.files import atomic
+from detransfer.files import atomic, sha256
 from detransfer.report import comparison
 from detransfer.report.comparison import Layout, lay_out
 from detransfer.report.costs import read_costs
@@ -143,7 +143,7 @@ DESCRIBED = {
     "objects": ("train_objects", "eval_objects"),
 }
 CONTROLS: tuple[Item, ...] = (Gates("controls"), Figure("dial"))
-DIGESTED = ("weights", "recipe", "data", "start", "code")
+DIGESTED = ("recipe", "data", "start", "code")
 PAPER_SECTIONS = {
     "4.1": "Detection (section 4.1)",
     "4.2": "Segmentation (section 4.2)",
@@ -333,6 +333,7 @@ def backbones(results: Path) -> tuple[Backbone, ...]:
                 header["architecture"]["name"],
                 header["kind"],
                 str(card.relative_to(results)) if card.is_file() else "",
+                sha256(path),
                 *digests,
             )
         )

@@ -74,10 +74,11 @@ def write_results(folder: Path, extra: str = "") -> Path:
     return folder
 
 
-def write_run(folder: Path, name: RunName, extra: str = "") -> None:
+def write_run(folder: Path, name: RunName, extra: str = "", start: str = "") -> None:
     place = f"{name.target}/{name.pretraining}/seed{name.seed}"
     kind = "probe" if name.task.startswith("probe") else name.task
     origin: dict[str, str | int | float | None] = {**DIGESTS, "device": extra or "cpu"}
+    origin["start_digest"] = start or origin["start_digest"]
     metrics = (Metric("mAP@0.5", 50.0, "%", 300),)
     run = RunMetrics(name, metrics, {"seconds": 61.5, "training_score": 77.0}, {}, origin)
     write_metrics(folder / kind / place / "metrics.json", run)

@@ -534,5 +534,5 @@ def asking():
 
 def held_gpus():
     """The devices that a job of each rule holds, of those that hold any."""
-    asked = {rule.name: rule.resources.get("gpu") for rule in workflow.rules}
+    asked = {rule.name: rule.resources.get("gpu").value for rule in workflow.rules}
     return [f"{name}={number}" for name, number in asked.items() if number]

@@ -155,13 +155,16 @@ class Costs:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone file: its network, how it came about, and the digests that name its content."""
+    """A backbone file: its network, how it came about, and digests.
+
+    ``digest`` is the file's own, the others name what it was made from; ``card`` is its model card.
+    """
 
     name: str
     network: str
     kind: str
     card: str
-    weights: str
+    digest: str
     recipe: str
     data: str
     start: str
@@ -195,6 +198,11 @@ class Page:
     @property
     def seeds(self) -> list[int]:
         return sorted({run.metrics.run.seed for run in self.runs})
+
+    @property
+    def backbone_names(self) -> dict[str, str]:
+        """The names of the backbones by the digests of their files."""
+        return {backbone.digest: backbone.name for backbone in self.backbones}
 
     @property
     def runs_by_target(self) -> dict[str, list[Run]]:

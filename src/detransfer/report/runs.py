@@ -10,7 +10,7 @@ from typing import Any
 
 from detransfer.report.metrics import RunMetrics, RunName, read_metrics
 
-PROBE, PRETRAINING = "probe", "pretraining"
+PROBE, PRETRAINING, VISUALIZATION = "probe", "pretraining", "visualization"
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ def read_runs(results: Path, tasks: Iterable[str], logs: Path) -> list[Run]:
 
     Runs lie in the folders of the ``tasks`` in ``results``; what else lies there (other studies,
     say) is none of this one. The logs of a run lie in ``logs`` as
-    ``<rule>/<target>/<pre-training>/seed<k>.log`` (or without the seed), those of a pre-training as
-    ``<rule>/<pre-training>.log``; probes are the rules that are called so. Raises InputError for a
-    ``metrics.json`` of another form.
+    ``<rule>/<target>/<pre-training>/seed<k>.log`` (of visualizations without the seed), those of a
+    pre-training as ``<rule>/<pre-training>.log``; probes are the rules that are called so.
+
+    Raises InputError for a ``metrics.json`` of another form.
     """
     known = _logs(logs)
     runs = []
     for path in sorted(path for task in tasks for path in (results / task).rglob("metrics.json")):
         metrics = read_metrics(path)
-        files = [file for place in _places(metrics.run) for file in known.get(place, [])]
-        own = tuple(file.relative_to(results) for file in files)
+        own = tuple(file.relative_to(results) for file in known.get(_place(metrics.run), []))
         runs.append(Run(metrics, path.relative_to(results), own))
     return sorted(runs, key=_order)
 
@@ -86,12 +86,14 @@ def _logs(folder: Path) -> dict[tuple[bool, str], list[Path]]:
     return found
 
 
-def _places(run: RunName) -> list[tuple[bool, str]]:
+def _place(run: RunName) -> tuple[bool, str]:
     """Return where below their rules the logs of a run lie."""
     if run.task == PRETRAINING:
-        return [(False, run.pretraining)]
-    probe, place = run.task.startswith(PROBE), f"{run.target}/{run.pretraining}"
-    return [(probe, f"{place}/seed{run.seed}"), (probe, place)]
+        return False, run.pretraining
+    place = f"{run.target}/{run.pretraining}"
+    if run.task == VISUALIZATION:
+        return False, place
+    return run.task.startswith(PROBE), f"{place}/seed{run.seed}"
 
 
 def _order(run: Run) -> tuple[str, str, str, int]:
