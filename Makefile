@@ -20,7 +20,7 @@ help: ## List the targets
 
 demo: setup ## Run the whole study in a small rendered world: minutes on 2 cores, no GPU, no network
 	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES)
-	@echo 'Open results/demo/: the tables are *.csv, the figures *.png and *.pdf'
+	@echo 'Open results/demo/report.html; beside it, tables are *.csv, figures *.png and *.pdf'
 
 test: lint ## Check the style and the types, then run all tests
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest -n $(CORES) --maxprocesses 8

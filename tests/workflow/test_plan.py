@@ -21,7 +21,7 @@ RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
 DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
 BY_HAND = {"coco_submission.py", "cluster_superclasses.py", "detect_images.py", "inspect_chips.py"}
 CLASSIFIED, PROBED = 3, 4  # targets of classification; those and the first of detection
-LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes"}
+LOCAL = {"all", "report", "diagnosis", "few_shot", "breakdown", "table4_classes"}
 LOCAL |= {"coco_finetuning", "pretraining_quality"}
 LOCAL |= {*(f"table{number}" for number in range(1, 8))}
 LOCAL |= {*(f"figure{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9))}  # and 5 where it runs
@@ -111,6 +111,7 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "diagnosis": 1,
         "pretraining_quality": 1,
         "coco_finetuning": 1,
+        "report": 1,
         "all": 1,
     }
 
@@ -190,6 +191,18 @@ def test_a_demand_that_snakemake_lowers_is_still_compared_with_the_configuration
     target = "results/pretraining/coco/backbone.safetensors"
     result = checkout.snakemake("-n", "--resources", "gpu=0", "--", target)
     assert "with_gpus.py --gpus 0 --expected 1 -- python scripts/train_detector.py" in result.output
+
+
+def test_the_report_knows_what_the_study_makes_and_which_jobs_hold_devices(
+    jobs: list[dict[str, str]], rules: dict[str, dict[str, Any]]
+) -> None:
+    (command,) = (job["command"] for job in jobs if job["rule"] == "report")
+    options = dict(part.partition(" ")[::2] for part in command.split(" --")[1:])
+    assert options["command"] == "'snakemake" and " --' --gpus" in command
+    assert "--rendered" not in command
+    assert {"table2.csv", "figure9.png", "coco_finetuning.csv"} <= set(options["planned"].split())
+    held = dict(word.split("=") for word in options["gpus"].split())
+    assert held == {name: "1" for name, rule in rules.items() if "gpu" in rule["resources"]}
 
 
 def test_every_rule_that_runs_a_program_says_how(rules: dict[str, dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from detransfer.console import InputError
 
 WIDTH = 1600  # pixels at most: twice that of the page's column, for fine screens
 HEIGHT = 4000  # pixels at most
-LOSSLESS = 120_000  # bytes; drawings stay below, and photographs do not
+COLOURS = 8192  # at most so many make a drawing; a photograph has more
 QUALITY = 82  # of lossy WebP
 
 
@@ -39,15 +39,9 @@ def embed(path: Path) -> Picture:
         raise InputError(f"{path}: not a readable picture ({error})") from error
     picture = Image.new("RGB", layer.size, "white")
     picture.paste(layer, mask=layer.getchannel("A"))
+    drawing = picture.getcolors(COLOURS) is not None
     picture.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
-    content = _webp(picture, lossless=True)
-    if len(content) > LOSSLESS:
-        content = _webp(picture, lossless=False)
-    text = base64.b64encode(content).decode()
-    return Picture(f"data:image/webp;base64,{text}", *picture.size)
-
-
-def _webp(picture: Image.Image, lossless: bool) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)
-    return buffer.getvalue()
+    picture.save(buffer, "WEBP", lossless=drawing, quality=QUALITY, method=4)
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(f"data:image/webp;base64,{text}", *picture.size)
