@@ -248,7 +248,7 @@ def main() -> None:
     with atomic(arguments.pdf) as temporary:
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
     with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
 
 
 if __name__ == "__main__":
