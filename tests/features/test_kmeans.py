@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from detransfer.features import kmeans
 from detransfer.features.kmeans import cluster, prepare, starting_images
 
 
