@@ -22,6 +22,8 @@ import torch
 from torch import nn
 
 from detransfer.backbone import read_weights, save_backbone
+from detransfer.batches import Epoch
+from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index, read_index, write_index
 from detransfer.detection.heads import Rfcn3000Head
@@ -30,7 +32,6 @@ from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import ChipDataset
 from detransfer.recipes import DetectionRecipe
 from detransfer.study import BackboneChoice
-from detransfer.training import CHECKPOINT, Epoch
 from tests.detection.rectangles import (
     COLOURS,
     TINY,
