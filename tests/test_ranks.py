@@ -1,13 +1,8 @@
-"""Several processes train and predict what one would. This file is also the program they run."""
+"""What several processes tell each other. This file is also the program that they run."""
 
 from __future__ import annotations
 
-import math
-import os
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,193 +10,133 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detransfer.backbone import build, hold_still
-from detransfer.batches import Epoch
-from detransfer.classification.finetune import Classifier, labelled_images
-from detransfer.console import run as run_program
-from detransfer.data.index import read_index, write_index
-from detransfer.detection.detector import Detector
-from detransfer.detection.labels import LabelClassifier
-from detransfer.detection.train import chip_epochs
-from detransfer.ranks import first, join
-from detransfer.recipes import (
-    ClassificationRecipe,
-    DetectionRecipe,
-    SegmentationRecipe,
-    TrainingRecipe,
+from detransfer import batches
+from detransfer.batch_norm import synchronise
+from detransfer.batches import Part, split_batch
+from detransfer.console import InputError
+from detransfer.ranks import (
+    add_up,
+    first,
+    gather,
+    in_turn,
+    join,
+    largest,
+    mean_count,
+    own,
+    rank,
+    sharing,
 )
-from detransfer.segmentation.deeplab import Segmenter
-from detransfer.segmentation.images import masked_images
-from detransfer.training import Run, train
-from tests.detection.rectangles import TINY, detection_recipe, write_rectangles
-from tests.scripts import test_train_classifier as colours
-from tests.scripts import test_train_segmenter as blocks
-from tests.segmentation.scenes import write_scenes
-
-STEPS, BATCH, SEED = 20, 8, 4
-TRAINING = {
-    "epochs": 1,
-    "batch_size": BATCH,
-    "optimizer": "sgd",
-    "learning_rate": 0.02,
-    "weight_decay": 0.001,
-    "warmup_steps": 3,
-    "schedule": "cosine",
-    "clip_norm": 5.0,
-    "log_every": 7,
-    "checkpoint_minutes": 1e-6,
-}
-RFCN = {
-    "kind": "rfcn3000",
-    "superclasses": 2,
-    "projection": 8,
-    "roi_size": 3,
-    "hidden": 8,
-    "class_rois_per_chip": 3,
-}
-Case = tuple[nn.Module, Epoch, TrainingRecipe]
-
-
-def backbone(recipe: Any, classes: int = 0) -> nn.Module:
-    torch.manual_seed(SEED)
-    model = build(TINY, classes, recipe.output_stride, recipe.deformable_groups)
-    hold_still(model, recipe)
-    return model
-
-
-def detection(world: Path, head: dict[str, Any] | None = None, **training: Any) -> Case:
-    content = detection_recipe(training={**TRAINING, **training}).model_dump(mode="json")
-    recipe = DetectionRecipe.model_validate({**content, "head": head or content["head"]})
-    index = read_index(world / "rectangles" / "index").split("train")
-    network = backbone(recipe.backbone)
-    detector = Detector(network, 3, recipe)
-    if head:
-        detector.head.group([0, 1, 0])  # type: ignore[union-attr, operator]
-    return detector, chip_epochs(index, recipe.chips, network, SEED), recipe.training
-
-
-def labels(world: Path) -> Case:
-    recipe = detection_recipe(training=TRAINING)
-    index = read_index(world / "rectangles" / "index").split("train")
-    network = backbone(recipe.backbone)
-    chips = chip_epochs(index, recipe.chips, network, SEED)
-    return LabelClassifier(network, 3, recipe), chips, recipe.training
-
-
-def classification(world: Path, batch_norm: str = "trained", **training: Any) -> Case:
-    content = {**colours.RECIPE, "training": {**TRAINING, **training}}
-    content["backbone"] = {"output_stride": 32, "batch_norm": batch_norm}
-    recipe = ClassificationRecipe.model_validate(content)
-    images = labelled_images(read_index(world / "colours" / "index").split("train"), recipe.images)
-    model = Classifier(backbone(recipe.backbone, 3), recipe)
-    return model, lambda epoch: replace(images, randomness=(SEED, epoch)), recipe.training
-
-
-def segmentation(world: Path) -> Case:
-    recipe = SegmentationRecipe.model_validate({**blocks.RECIPE, "training": TRAINING})
-    index = read_index(world / "blocks" / "index").split("train")
-    images = masked_images(index, recipe.images, mirrored=True)
-    return Segmenter(backbone(recipe.backbone), 4, recipe), lambda epoch: images, recipe.training
-
-
-# Eight images a step; in micro-batches of 4 (of 2) each of two processes holds one (two) of them,
-# and of one micro-batch of 8 a half.
-CASES: dict[str, Callable[[Path], Case]] = {
-    "faster rcnn": detection,
-    "faster rcnn, micro-batches": lambda world: detection(world, micro_batch=2),
-    "rfcn3000": lambda world: detection(world, RFCN),
-    "labels": labels,
-    "classification": classification,
-    "classification, micro-batches": lambda world: classification(world, micro_batch=2),
-    "classification, frozen": lambda world: classification(world, "frozen"),
-    "classification, halves of micro-batches": lambda world: classification(world, micro_batch=4),
-    "segmentation": segmentation,
-}
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training came to."""
-
-    weights: dict[str, Tensor]
-    losses: dict[str, float]
-
-
-def train_case(world: Path, name: str, state: Path, steps: int = STEPS) -> Trained:
-    model, examples, recipe = CASES[name](world)
-    epoch = math.ceil(len(examples(0)) / BATCH)  # type: ignore[arg-type]
-    recipe = recipe.model_copy(update={"epochs": steps / epoch})
-    fit = train(model, examples, recipe, Run(state, SEED, torch.device("cpu")))
-    assert fit.steps == steps
-    return Trained(dict(model.state_dict()), fit.losses)
-
-
-def write_world(folder: Path) -> Path:
-    write_rectangles(folder / "rectangles")
-    colours.write_world(folder / "colours")
-    write_index(folder / "blocks" / "index", write_scenes(folder / "blocks" / "scenes", 8, 5))
-    return folder
+from detransfer.recipes import TrainingRecipe
+from tests.launch import launch
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_world(tmp_path_factory.mktemp("world"))
+def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of four processes found, two of which hold a micro-batch together."""
+    output = tmp_path_factory.mktemp("told") / "found.pt"
+    launch(4, __file__, output)
+    found: list[dict[str, Any]] = torch.load(output, weights_only=True)
+    return found
 
 
-def launch(repository: Path, processes: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python program in so many processes on the CPU, as a rule would."""
-    lease = [sys.executable, str(repository / "scripts" / "with_gpus.py"), "--gpus", "0"]
-    path = os.pathsep.join([str(repository / "src"), str(repository)])
-    done = subprocess.run(
-        [*lease, "--processes", str(processes), "--", sys.executable, *words],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+def normalised(x: Tensor, weighted: bool = True) -> dict[str, Tensor]:
+    """Return batch normalisation of x (n, 3, 4, 5) with running statistics and gradients."""
+    module = nn.BatchNorm2d(3, affine=weighted)
+    if weighted:
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
+    synchronise(module)
+    x = x.clone().requires_grad_()
+    y = module(x)
+    (y * torch.arange(y.numel() // len(y)).view(y.shape[1:]).sin()).square().sum().backward()
+    assert x.grad is not None
+    result = {"y": y.detach(), "of_x": x.grad, **module.state_dict()}
+    if weighted:
+        result |= {"of_weight": module.weight.grad, "of_bias": module.bias.grad}
+    return result
+
+
+def batch(seed: int) -> Tensor:
+    """Return five images; of two processes one holds two and the other three."""
+    return torch.randn(5, 3, 4, 5, generator=torch.Generator().manual_seed(seed)) * 3 + 7
+
+
+def talk() -> dict[str, Any]:
+    own_part = slice(0, 2) if rank() % 2 == 0 else slice(2, 5)
+    with sharing(2):
+        counts = [mean_count(number) for number in (rank(), 0)]
+        parts = {w: normalised(batch(rank() // 2)[own_part], w) for w in (True, False)}
+    sums = [torch.full((2, 2), float(rank())), torch.tensor(10.0 ** rank())]
+    add_up(sums)
+    return {
+        "rank": rank(),
+        "largest": largest(rank(), -rank()),
+        "gathered": gather(f"from {rank()}"),
+        "in_turn": list(in_turn(iter(own([n * n for n in range(10)])), 10)),
+        "counts": [*counts, mean_count(rank())],
+        "sums": [each.tolist() for each in sums],
+        "with weights": parts[True],
+        "without": parts[False],
+    }
+
+
+def test_numbers_and_objects_reach_every_process(told: list[dict[str, Any]]) -> None:
+    assert [found["rank"] for found in told] == [0, 1, 2, 3]
+    for found in told:
+        assert found["largest"] == [3, 0]
+        assert found["gathered"] == [f"from {number}" for number in range(4)]
+        assert found["in_turn"] == [n * n for n in range(10)], "all parts, once each, in order"
+        assert found["sums"] == [[[6.0, 6.0], [6.0, 6.0]], 1111.0]
+
+
+def test_counts_are_means_of_those_who_share_and_never_zero(told: list[dict[str, Any]]) -> None:
+    assert [found["counts"] for found in told] == [
+        [0.5, 0.5, 1.0],
+        [0.5, 0.5, 1.0],
+        [2.5, 0.5, 2.0],
+        [2.5, 0.5, 3.0],
+    ]
+
+
+@pytest.mark.parametrize("weights", ["with weights", "without"])
+def test_batch_normalisation_is_torchs_over_all_images(
+    told: list[dict[str, Any]], weights: str
+) -> None:
+    for pair in (0, 1):
+        parts = [told[2 * pair + member][weights] for member in (0, 1)]
+        expected = normalised(batch(pair), weights == "with weights")
+        for name in ("y", "of_x"):
+            assert torch.allclose(torch.cat([p[name] for p in parts]), expected[name], atol=1e-5)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            assert all(torch.allclose(part[name], expected[name]) for part in parts), name
+        if weights == "with weights":
+            for name in ("of_weight", "of_bias"):
+                both = parts[0][name] + parts[1][name]
+                assert torch.allclose(both, expected[name], rtol=1e-4, atol=1e-3), name
+
+
+def test_a_batch_that_cannot_be_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = TrainingRecipe(
+        epochs=1,
+        batch_size=12,
+        micro_batch=4,
+        optimizer="sgd",
+        learning_rate=0.1,
+        weight_decay=0,
+        schedule="constant",
     )
-    return done
-
-
-@pytest.fixture(scope="module")
-def by_two(repository: Path, world: Path) -> Path:
-    """What two processes made of every case."""
-    output = world / "by_two"
-    done = launch(repository, 2, __file__, str(world), str(output), *CASES)
-    assert done.returncode == 0, done.stderr
-    return output
-
-
-def read(path: Path) -> Trained:
-    content = torch.load(path, weights_only=True)
-    return Trained(content["weights"], content["losses"])
-
-
-def assert_equal(one: Trained, other: Trained, tolerance: float = 1e-5) -> None:
-    for name, value in one.weights.items():
-        difference = (value.double() - other.weights[name].double()).abs().max()
-        assert difference <= tolerance, f"{name} differs by {difference}"
-    assert one.losses == pytest.approx(other.losses, abs=tolerance)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_train_as_one(world: Path, by_two: Path, tmp_path: Path, name: str) -> None:
-    alone = train_case(world, name, tmp_path / "state")
-    assert_equal(alone, read(by_two / f"{name}.pt"))
-    start = CASES[name](world)[0].state_dict()
-    moved = [(value - alone.weights[n]).abs().max() for n, value in start.items()]
-    assert max(moved) > 1e-3, "nothing was learnt, so nothing was compared"
-
-
-def main(world: Path, output: Path, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    join()
-    for name in names:
-        found = train_case(world, name, output / f"state {name}")
-        if first():
-            torch.save({"weights": found.weights, "losses": found.losses}, output / f"{name}.pt")
+    for processes, part in {1: (12, 4, 1), 3: (4, 4, 1), 6: (2, 2, 2), 12: (1, 1, 4)}.items():
+        monkeypatch.setattr(batches, "world_size", lambda number=processes: number)
+        assert split_batch(recipe) == Part(*part)
+    for processes in (2, 5, 24):
+        monkeypatch.setattr(batches, "world_size", lambda number=processes: number)
+        with pytest.raises(InputError, match=rf"batch_size 12 in micro-.* among {processes} pro"):
+            split_batch(recipe)
 
 
 if __name__ == "__main__":
-    run_program(lambda: main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    torch.set_num_threads(1)
+    join()
+    found = gather(talk())
+    if first():
+        torch.save(found, Path(sys.argv[1]))
