@@ -147,7 +147,7 @@ def train_case(world: Path, name: str, state: Path, steps: int = STEPS) -> Train
     epoch = math.ceil(len(examples(0)) / BATCH)  # type: ignore[arg-type]
     recipe = recipe.model_copy(update={"epochs": steps / epoch})
     fit = train(model, examples, recipe, Run(state, SEED, torch.device("cpu")))
-    assert fit.steps == steps
+    assert (fit.steps, fit.world_size) == (steps, world_size())
     return Trained(dict(model.state_dict()), fit.losses)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -28,7 +29,7 @@ def write_checkpoint(state: Path, content: dict[str, Any], step: int) -> None:
         with atomic(last) as temporary:
             torch.save(content, temporary)
             if last.exists():
-                last.replace(state / BEFORE)
+                _keep(last, state / BEFORE)
     except (OSError, RuntimeError) as error:
         kept = last.exists() or (state / BEFORE).exists()
         raise InputError(
@@ -69,6 +70,15 @@ def drop_checkpoints(state: Path) -> None:
     """Delete the checkpoints of a training whose outcome is written."""
     for name in (CHECKPOINT, BEFORE):
         (state / name).unlink(missing_ok=True)
+
+
+def _keep(last: Path, before: Path) -> None:
+    """Give the last checkpoint a second name, so that at no moment it has none."""
+    before.unlink(missing_ok=True)
+    try:
+        os.link(last, before)
+    except OSError:  # not all file systems have hard links
+        last.replace(before)
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any]:
