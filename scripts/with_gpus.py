@@ -108,7 +108,12 @@ def in_processes(command: list[str], wanted: int | None, gpus: int) -> list[str]
         return command
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would say so; programs set their own
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-    return [command[0], *torchrun, *command[1:]]
+    return [
+        command[0],
+        *torchrun,
+        "--",
+        *command[1:],
+    ]  # lest torchrun takes our options for its own
 
 
 def installed_devices() -> list[str]:

@@ -167,12 +167,6 @@ class JobResources(Strict):
     predict: Resources = Field(description="inference and evaluation")
     data: Resources = Field(description="download, extraction, indexing, rendering")
 
-    @model_validator(mode="after")
-    def _devices_are_used(self) -> JobResources:
-        if self.data.gpu:
-            raise ValueError(f"data.gpu: nothing of it uses a GPU, and {self.data.gpu} would idle")
-        return self
-
 
 class Study(Strict):
     """One study: what is compared, on what, and where the files lie."""

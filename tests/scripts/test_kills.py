@@ -211,7 +211,11 @@ def strike(program: Program, blow: signal.Signals) -> int:
     """Train in two processes; give one a SIGTERM, or torchrun a SIGKILL. Return the step saved."""
     before = program.checkpoint("two")[1]
     agent = start(2, program.path, *program.words("two"))
-    wait_until(lambda: program.checkpoint("two")[1] > before, lambda: agent.poll() is None)
+    try:
+        wait_until(lambda: program.checkpoint("two")[1] > before, lambda: agent.poll() is None)
+    except AssertionError:
+        agent.kill()
+        raise AssertionError(agent.communicate()[0]) from None
     ranks = ranks_of(agent.pid)
     assert len(ranks) == 2
     os.kill(ranks[1].pid if blow == signal.SIGTERM else agent.pid, blow)

@@ -279,7 +279,7 @@ while not Path("go").exists():
 
 def start_ranks(lease: Lease, gpus: int, *options: str) -> subprocess.Popen[str]:
     (lease.folder / "ranks.py").write_text(RANKS)
-    command = [sys.executable, "ranks.py", "--some=option"]
+    command = [sys.executable, "ranks.py", "--start=x", "--", "--node", "y"]
     return lease.start_command(gpus, command, *options)
 
 
@@ -296,7 +296,7 @@ def test_a_python_program_runs_in_one_process_a_device(lease: Lease, tmp_path: P
     (tmp_path / "go").touch()
     assert heir.wait(timeout=10) == 0
     lines = sorted(agent.communicate()[0].splitlines())
-    assert lines == ["0 2 0,1 --some=option", "1 2 0,1 --some=option"]
+    assert lines == ["0 2 0,1 --start=x -- --node y", "1 2 0,1 --start=x -- --node y"]
 
 
 @pytest.mark.slow
