@@ -344,6 +344,7 @@ def _save(
 def _restore(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, _Window]:
+    largest(0)  # all read the same one, also where the first process has waited for another job
     content = read_checkpoint(run.state, run.device)
     if content is None:
         return Progress(), _Window()
