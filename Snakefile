@@ -20,11 +20,13 @@ include: "workflow/rules/detection.smk"
 include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
+include: "workflow/rules/visualization.smk"
 include: "workflow/rules/report.smk"
 
 
 localrules:
     all,
+    model_card,
     table1,
     table2,
     table3,
@@ -42,6 +44,17 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    figure6,
+    figure7,
+    figure8,
+    figure9,
+
+
+# Where jobs run on this machine, none has to wait its turn: Snakemake's limit of jobs a second wakes
+# the scheduler once more every second for each job that has ended, which takes a core in the end.
+onstart:
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
 
 
 rule all:
