@@ -30,7 +30,10 @@ class TrainingRecipe(Strict):
     epochs: float = Field(gt=0, description="passes over the training set")
     batch_size: int = Field(gt=0, description="global batch, whatever the number of devices")
     micro_batch: int | None = Field(
-        None, gt=0, description="images a device holds at once; null: the whole batch"
+        None,
+        gt=0,
+        description="images that share batch statistics and the means of detection losses, whatever "
+        "the number of devices, of which each holds at most so many at once; null: the batch",
     )
     optimizer: Literal["sgd", "adamw"] = Field(description="optimiser")
     learning_rate: float = Field(gt=0, description="peak rate, for mean gradients over the batch")
