@@ -32,7 +32,7 @@ class TrainingRecipe(Strict):
     micro_batch: int | None = Field(
         None,
         gt=0,
-        description="images that share batch statistics and the means of detection losses, whatever "
+        description="images that share batch statistics and means of detection losses, whatever "
         "the number of devices, of which each holds at most so many at once; null: the batch",
     )
     optimizer: Literal["sgd", "adamw"] = Field(description="optimiser")

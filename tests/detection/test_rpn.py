@@ -147,7 +147,7 @@ def test_a_range_holds_its_lower_end_and_not_its_upper(
 
 
 def labelled(chips: int, seed: int) -> list[Tensor]:
-    """Return labels of 60 anchors a chip: -1 (left out), 0 or 1; the last has few to choose from."""
+    """Return labels of 60 anchors a chip: -1 (left out), 0 or 1; the last has few to choose of."""
     generator = torch.Generator().manual_seed(seed)
     labels = [torch.randint(-1, 2, (60,), generator=generator).float() for _ in range(chips)]
     labels[-1][:50] = -1
