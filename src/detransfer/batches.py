@@ -76,7 +76,7 @@ def split_batch(recipe: TrainingRecipe) -> Part:
     """
     batch, processes = recipe.batch_size, world_size()
     micro, images = recipe.micro_batch or batch, batch // processes
-    if batch % processes or (images % micro and micro % images):
+    if not recipe.splits_among(processes):
         raise InputError(
             f"training.batch_size {batch} in micro-batches of {micro} cannot be split among "
             f"{processes} processes, so that each holds whole micro-batches or an equal part of "

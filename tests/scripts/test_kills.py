@@ -26,7 +26,7 @@ from detransfer.backbone import read_weights
 from detransfer.checkpoints import CHECKPOINT
 from detransfer.data.index import write_index
 from tests.detection.rectangles import call, detection_recipe, write_rectangles, write_start
-from tests.launch import start
+from tests.launch import launch, start
 from tests.scripts import test_train_classifier as colours
 from tests.scripts import test_train_segmenter as blocks
 from tests.segmentation.scenes import write_scenes
@@ -238,7 +238,23 @@ def test_two_processes_stop_together_and_one_goes_on(program: Program) -> None:
     (folder,) = program.state("two")
     steps = [int(row["step"]) for row in csv.DictReader((folder / "log.csv").open())]
     assert steps == sorted(set(steps)) and steps[-1] == whole["steps"]
-    state, _ = read_weights(program.model("two"))
+    assert_same_model(program, "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["train_segmenter"], indirect=True)
+def test_two_processes_leave_the_files_of_one(program: Program) -> None:
+    launch(2, program.path, *program.words("both"))
+    assert_same_model(program, "both")
+    one, two = program.fit("whole"), program.fit("both")
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert two["training_score"] == pytest.approx(one["training_score"], abs=0.1)
+    (folder,) = program.state("both")
+    assert not list(folder.glob("*.pt"))
+
+
+def assert_same_model(program: Program, output: str) -> None:
+    state, _ = read_weights(program.model(output))
     for name, value in read_weights(program.model("whole"))[0].items():
         size = max(1.0, float(value.abs().max()))
         assert float((state[name].double() - value.double()).abs().max()) <= 1e-5 * size, name
