@@ -30,11 +30,19 @@ except InputError as error:
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
+# Whether downloads and pre-trainings are shared between checkouts (docs/cluster.md). Snakemake
+# refuses a benchmark of such a rule: a file out of the cache took no time.
+SHARED = "SNAKEMAKE_OUTPUT_CACHE" in os.environ
 CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 TRAINED = [*STUDY.trained, *STUDY.matched]
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
 GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
+
+
+# A scheduler that stops a job signals every process. Without the trap the shell would end at once,
+# Snakemake after it, and with them the training, before its state is saved.
+shell.prefix("set -euo pipefail; trap : TERM; ")
 
 
 # Targets whose frozen features are probed: those of classification (Table 7: the first), and the
@@ -55,6 +63,11 @@ wildcard_constraints:
     pretraining=one_of(STUDY.pretrainings),
     target=one_of(STUDY.targets),
     seed=one_of(str(seed) for seed in STUDY.seeds),
+
+
+def times(*parts):
+    """The benchmark of a rule whose outputs can be shared; none while they are."""
+    return [] if SHARED else TIMES.joinpath(*parts)
 
 
 def code(program, loaded=None):
@@ -80,13 +93,14 @@ def images(dataset):
 
 
 def index_folder(dataset):
-    return DATA / "index" / dataset
+    """The folder of an index; a text, as the key of a shared output needs of a parameter."""
+    return str(DATA / "index" / dataset)
 
 
 def index_files(dataset):
     """The three files of an index; those that some readers add lie beside them."""
     names = ("images.parquet", "objects.parquet", "classes.csv")
-    return [index_folder(dataset) / name for name in names]
+    return [f"{index_folder(dataset)}/{name}" for name in names]
 
 
 def occlusion_release(wildcards):
@@ -98,7 +112,7 @@ def occlusion_release(wildcards):
 def target_occlusion(wildcards):
     """The occlusion levels of a target's test objects, where its data set has some."""
     dataset = STUDY.targets[wildcards.target].dataset
-    return index_folder(dataset) / "occlusion.parquet" if DATASETS[dataset].occlusion else []
+    return f"{index_folder(dataset)}/occlusion.parquet" if DATASETS[dataset].occlusion else []
 
 
 def index(dataset):

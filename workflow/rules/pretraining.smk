@@ -12,9 +12,10 @@ rule import_backbone:
     log:
         LOGS / "import_backbone" / "{pretraining}.log",
     benchmark:
-        TIMES / "import_backbone" / "{pretraining}.tsv"
+        times("import_backbone", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=one_of(GIVEN),
+    cache: SHARED
     priority: 50
     conda:
         "../../envs/torch.yaml"
@@ -46,9 +47,10 @@ rule pretrain_classifier:
     log:
         LOGS / "pretrain" / "{pretraining}.log",
     benchmark:
-        TIMES / "pretrain" / "{pretraining}.tsv"
+        times("pretrain", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=trained_by("classification"),
+    cache: SHARED
     priority: 50  # everything else waits for it
     conda:
         "../../envs/torch.yaml"
@@ -131,7 +133,7 @@ use rule pretrain_classifier as mine_for_pretraining with:
     log:
         LOGS / "mine_for_pretraining" / "{pretraining}.log",
     benchmark:
-        TIMES / "mine_for_pretraining" / "{pretraining}.tsv"
+        times("mine_for_pretraining", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=trained_by("detection"),
     params:
@@ -188,9 +190,10 @@ rule export_backbone:
     log:
         LOGS / "export_backbone" / "{pretraining}.log",
     benchmark:
-        TIMES / "export_backbone" / "{pretraining}.tsv"
+        times("export_backbone", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=one_of(TRAINED),
+    cache: SHARED
     priority: 50
     conda:
         "../../envs/torch.yaml"
