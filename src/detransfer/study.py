@@ -61,6 +61,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+DEEPEST = 50  # lists and mappings inside one another
 MOST_VALUES = 100_000  # in one file, its aliases written out: the catalog has some thousands
 # Where pydantic puts the kind of a section into the place of a fault: after so many steps.
 KIND_AT = {"pretrainings": 2, "head": 1, "metric": 1}
@@ -321,17 +322,29 @@ def load_recipe_file(path: Path, model: type[M]) -> M:
     more values than any honest file has.
     """
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        text = path.read_text()
+        _check_depth(text)
+        content = yaml.load(text, _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; write one or correct its name") from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise InputError(f"{path}: {line}not readable as YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, found {type(content).__name__}")
     return validate(model, content, str(path))
+
+
+def _check_depth(text: str) -> None:
+    """Raise YAMLError for what is nested so deeply that loading it overflows the stack."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"nested more than {DEEPEST} deep")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -367,14 +380,10 @@ def _check_extent(content: Any, source: str) -> None:
 
     They cost nothing until something looks at every value, as a check or a message does.
     """
-    try:
-        many = _extent(content, {}) > MOST_VALUES
-    except RecursionError:
-        many = True
-    if many:
+    if _extent(content, {}) > MOST_VALUES:
         raise InputError(
-            f"{source}: is nested too deeply, or holds more than {MOST_VALUES} values once its "
-            "aliases (*name) are written out; write out what is meant"
+            f"{source}: holds more than {MOST_VALUES} values once its aliases (*name) are written "
+            "out; write out what is meant"
         )
 
 
