@@ -30,6 +30,7 @@ from detransfer.files import digest, sha256, write_json
 from detransfer.imports import code_digest, imported_files
 from detransfer.recipes import BackboneRecipe
 from detransfer.study import BackboneChoice, validate
+from detransfer.takeover import take_over
 from detransfer.training import CHECKPOINT, Fit, Run
 from detransfer.weights import read_header
 
@@ -121,6 +122,7 @@ def open_job(
     run_digest = digest(f"{name}={value}" for name, value in sorted(identity.items()))
     state = arguments.state / run_digest[:16]
     write_json(state / "run.json", {**identity, "output": str(arguments.output)})
+    take_over(state)
     # On a GPU the cores load data; on a processor the training itself needs them.
     workers = arguments.threads if device.type == "cuda" else 0
     return TrainingJob(

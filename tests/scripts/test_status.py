@@ -51,7 +51,7 @@ def test_a_line_a_training(repository: Path, tmp_path: Path) -> None:
     training(tmp_path, f"{voc[:-1]}1", [100], ago=7200)
     training(tmp_path, f"{voc[:-1]}2", [500, 1000], ago=60)
     lines = status(repository, str(tmp_path))
-    assert lines[0] == "training state step of images/s left loss last word".split()
+    assert " ".join(lines[0]) == "training state step of images/s left loss last word"
     # 500 steps are left at 2 a second; the loss is that of the last line.
     assert lines[3][:7] == [coco, "running", "500", "1000", "32.0", "4m10s", "3.0000"]
     assert lines[1][:6] == [voc, "starting", "-", "-", "-", "-"]
@@ -79,7 +79,7 @@ def test_a_line_that_is_being_written_is_passed_over(repository: Path, tmp_path:
 
 
 def test_without_any_training(repository: Path, tmp_path: Path) -> None:
-    assert status(repository, str(tmp_path)) == ["no training has started".split()]
+    assert status(repository, str(tmp_path)) == [["no", "training", "has", "started"]]
 
 
 def test_it_needs_neither_torch_nor_pandas(repository: Path, tmp_path: Path) -> None:
