@@ -97,13 +97,20 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--gpus", type=int, default=8, help="GPUs to plan for (default: %(default)s)")
     add("--cores", type=int, default=64, help="processor cores to plan for (default: %(default)s)")
+    add(
+        "--faster",
+        type=float,
+        default=1.0,
+        metavar="TIMES",
+        help="how much faster your GPU is than those of the stated speeds (default: %(default)s)",
+    )
     add("--rates", type=Path, default=RATES, help="speeds where none are measured")
     words = sys.argv[1:]
     border = words.index("--") if "--" in words else len(words)
     arguments = parser.parse_args(words[:border])
     arguments.snakemake = words[border + 1 :]
-    if arguments.gpus < 0 or arguments.cores < 1:
-        parser.error("--gpus must be 0 or more, and --cores 1 or more")
+    if arguments.gpus < 0 or arguments.cores < 1 or arguments.faster <= 0:
+        parser.error("--gpus must be 0 or more, --cores 1 or more, and --faster above 0")
     return arguments
 
 
@@ -228,8 +235,8 @@ def benchmark(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file.read_text().splitlines(), delimiter="\t"))
 
 
-def cost(job: Job, rates: dict[str, Rate], sizes: Sizes) -> Cost:
-    """Return what a job takes."""
+def cost(job: Job, rates: dict[str, Rate], sizes: Sizes, faster: float) -> Cost:
+    """Return what a job takes; on a GPU ``faster`` times as fast as the one of a stated speed."""
     rate = rates.get(job.rule, rates["other"])
     amount = work(job, rate.unit, sizes)
     images = amount if rate.unit == "images" else 0.0
@@ -239,7 +246,8 @@ def cost(job: Job, rates: dict[str, Rate], sizes: Sizes) -> Cost:
         return Cost(known.seconds, known.source, True, left)
     if amount is None:
         return Cost(None, "unknown: the data are not here yet, and their size is not published")
-    return Cost(amount * rate.factor / rate.per_second, rate.source, False, left)
+    speed = rate.per_second * (faster if job.gpus else 1.0)
+    return Cost(amount * rate.factor / speed, rate.source, False, left)
 
 
 def wall_time(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, cores: int) -> float:
@@ -400,7 +408,7 @@ def main() -> None:
     jobs = read_jobs(dry_run(arguments.snakemake))
     official = not any(job.option("--mirror") for job in jobs if job.rule == "fetch")
     sizes = Sizes(official)
-    costs = [cost(job, rates, sizes) for job in jobs]
+    costs = [cost(job, rates, sizes, arguments.faster) for job in jobs]
     fetched, notes = downloads(jobs, sizes)
     print(f"{len(jobs)} jobs are to be done")
     section("Jobs", table_of_rules(jobs, costs) if jobs else [])

@@ -166,6 +166,15 @@ def devices(job: dict[str, str]) -> set[int]:
     return found
 
 
+def end_jobs(seconds: float = 40) -> None:
+    """Cancel all jobs and wait until they are gone: a step outlives the daemon that started it."""
+    ask("scancel", "--user=root")
+    end = time.monotonic() + seconds
+    while ask("squeue", "--noheader").strip() and time.monotonic() < end:
+        ask("scancel", "--user=root", "--signal=KILL", "--full")
+        time.sleep(0.5)
+
+
 @contextlib.contextmanager
 def run(folder: Path) -> Iterator[Cluster]:
     """Run munge, the controller and one node for the time of the body."""
@@ -180,7 +189,7 @@ def run(folder: Path) -> Iterator[Cluster]:
         cluster.wait_until_idle()
         yield cluster
     finally:
-        ask("scancel", "--user=root")
+        end_jobs()
         for name in reversed(list(cluster.running)):
             cluster.stop(name)
         for file in ("slurm.conf", "gres.conf"):
