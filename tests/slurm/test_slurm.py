@@ -203,7 +203,8 @@ def strike(slurm: cluster.Cluster, fault: str, job: str, state: Path) -> None:
             training = process_of(job)
             os.kill(training, signal.SIGSTOP)
             time.sleep(32)
-            os.kill(training, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # Slurm's SIGTERM woke it up already
+                os.kill(training, signal.SIGCONT)
         case "node daemon dead":
             slurm.stop("slurmd", signal.SIGKILL)
             time.sleep(2)

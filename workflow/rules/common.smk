@@ -31,7 +31,7 @@ except InputError as error:
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 # Whether downloads and pre-trainings are shared between checkouts (docs/cluster.md). Snakemake
-# refuses a benchmark of such a rule: a file out of the cache took no time.
+# allows such a rule no benchmark; the record of a training (fit.json) has its time and memory.
 SHARED = "SNAKEMAKE_OUTPUT_CACHE" in os.environ
 CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
@@ -63,11 +63,6 @@ wildcard_constraints:
     pretraining=one_of(STUDY.pretrainings),
     target=one_of(STUDY.targets),
     seed=one_of(str(seed) for seed in STUDY.seeds),
-
-
-def times(*parts):
-    """The benchmark of a rule whose outputs can be shared; none while they are."""
-    return [] if SHARED else TIMES.joinpath(*parts)
 
 
 def code(program, loaded=None):

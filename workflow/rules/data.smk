@@ -38,8 +38,6 @@ rule fetch:
         DATA / "archives" / "{archive}",
     log:
         LOGS / "fetch" / "{archive}.log",
-    benchmark:
-        times("fetch", "{archive}.tsv")
     cache: SHARED
     priority: 10
     retries: 2

@@ -11,8 +11,6 @@ rule import_backbone:
         PRETRAINING / "backbone.safetensors",
     log:
         LOGS / "import_backbone" / "{pretraining}.log",
-    benchmark:
-        times("import_backbone", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=one_of(GIVEN),
     cache: SHARED
@@ -46,8 +44,6 @@ rule pretrain_classifier:
         fit=PRETRAINING / "fit.json",
     log:
         LOGS / "pretrain" / "{pretraining}.log",
-    benchmark:
-        times("pretrain", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=trained_by("classification"),
     cache: SHARED
@@ -132,8 +128,6 @@ use rule pretrain_classifier as mine_for_pretraining with:
         PRETRAINING / "proposals.parquet",
     log:
         LOGS / "mine_for_pretraining" / "{pretraining}.log",
-    benchmark:
-        times("mine_for_pretraining", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=trained_by("detection"),
     params:
@@ -210,8 +204,6 @@ rule export_backbone:
         PRETRAINING / "backbone.safetensors",
     log:
         LOGS / "export_backbone" / "{pretraining}.log",
-    benchmark:
-        times("export_backbone", "{pretraining}.tsv")
     wildcard_constraints:
         pretraining=one_of(TRAINED),
     cache: SHARED
