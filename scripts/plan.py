@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import heapq
 import json
 import re
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -33,6 +31,7 @@ from pydantic import Field
 
 from detransfer.console import InputError, run
 from detransfer.data.catalog import Archive, load_catalog
+from detransfer.dry_run import Job, read_jobs, wall_time
 from detransfer.study import Strict, load_recipe_file
 
 REPOSITORY = Path(__file__).parents[1]
@@ -54,30 +53,6 @@ class Rate(Strict):
 
 class Rates(Strict):
     rules: dict[str, Rate]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job that Snakemake would run."""
-
-    rule: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    benchmark: str
-    threads: int
-    gpus: int
-    command: tuple[str, ...]
-
-    def options(self, name: str) -> list[str]:
-        """Return the words behind an option of the command; none where it is not given."""
-        if name not in self.command:
-            return []
-        rest = self.command[self.command.index(name) + 1 :]
-        end = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
-        return list(rest[:end])
-
-    def option(self, name: str) -> str | None:
-        return next(iter(self.options(name)), None)
 
 
 @dataclass(frozen=True)
@@ -121,34 +96,6 @@ def dry_run(words: Sequence[str]) -> str:
     if done.returncode:
         raise InputError(f"Snakemake cannot plan this:\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout + done.stderr
-
-
-def read_jobs(text: str) -> list[Job]:
-    """Return the jobs of a dry run's output."""
-    jobs = []
-    for block in text.split("\n\n"):
-        head = re.search(r"^(?:local)?rule (\w+):$", block, re.M)
-        if head is None:
-            continue
-        fields = dict(re.findall(r"^    ([\w ]+): (.*)$", block, re.M))
-        command = re.search(r"^Shell command: (.*)$", block, re.M)
-        resources = dict(re.findall(r"(\w+)=([^,]*)", fields.get("resources", "")))
-        jobs.append(
-            Job(
-                rule=head[1],
-                inputs=_names(fields.get("input")),
-                outputs=_names(fields.get("output")),
-                benchmark=fields.get("benchmark", ""),
-                threads=int(fields.get("threads", 1)),
-                gpus=int(resources.get("gpu", 0)),
-                command=tuple(shlex.split(command[1])) if command else (),
-            )
-        )
-    return jobs
-
-
-def _names(field: str | None) -> tuple[str, ...]:
-    return tuple(field.split(", ")) if field else ()
 
 
 class Sizes:
@@ -250,34 +197,6 @@ def cost(job: Job, rates: dict[str, Rate], sizes: Sizes, faster: float) -> Cost:
     return Cost(amount * rate.factor / speed, rate.source, False, left)
 
 
-def wall_time(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, cores: int) -> float:
-    """Return the seconds until the last job ends, each started as soon as it can, in order."""
-    maker = {output: number for number, job in enumerate(jobs) for output in job.outputs}
-    waits = [{maker[name] for name in job.inputs if name in maker} for job in jobs]
-    after = defaultdict(list)
-    for number, needed in enumerate(waits):
-        for other in needed:
-            after[other].append(number)
-    ready = [number for number, needed in enumerate(waits) if not needed]
-    free, now = [gpus, cores], 0.0
-    running: list[tuple[float, int]] = []
-    while ready or running:
-        for number in list(ready):
-            asked = min(jobs[number].gpus, gpus), min(jobs[number].threads, cores)
-            if asked[0] <= free[0] and asked[1] <= free[1]:
-                free = [free[0] - asked[0], free[1] - asked[1]]
-                ready.remove(number)
-                heapq.heappush(running, (now + (costs[number].seconds or 0.0), number))
-        now, number = heapq.heappop(running)
-        free[0] += min(jobs[number].gpus, gpus)
-        free[1] += min(jobs[number].threads, cores)
-        for other in after[number]:
-            waits[other].discard(number)
-            if not waits[other]:
-                ready.append(other)
-    return now
-
-
 def table_of_rules(jobs: Sequence[Job], costs: Sequence[Cost]) -> list[str]:
     """Return a line for each rule, and for each way in which its cost is known."""
     groups: dict[tuple[str, str], list[tuple[Job, Cost]]] = defaultdict(list)
@@ -294,7 +213,7 @@ def table_of_rules(jobs: Sequence[Job], costs: Sequence[Cost]) -> list[str]:
 
 def totals(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, cores: int) -> list[str]:
     hours = sum((each.seconds or 0.0) * job.gpus for job, each in zip(jobs, costs, strict=True))
-    wall = wall_time(jobs, costs, gpus, cores)
+    wall = wall_time(jobs, [each.seconds or 0.0 for each in costs], gpus, cores)
     unknown = sum(each.seconds is None for each in costs)
     known = sum(each.measured for each in costs)
     most = max((job.gpus for job in jobs), default=0)

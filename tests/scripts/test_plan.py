@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from detransfer.dry_run import Job, read_jobs, wall_time
+
 TRAIN = """rule finetune_classifier:
     input: data/index/{dataset}/images.parquet, data/{dataset}, {start}
     output: results/classification/{dataset}/{start}/seed{seed}/model.safetensors, \
@@ -59,13 +61,13 @@ def plan(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
     return found
 
 
-def jobs(plan: dict[str, Any], *blocks: str) -> list[Any]:
-    return plan["read_jobs"]("\n\n".join(["Building DAG", *blocks, "Job stats:\n"]))
+def jobs(*blocks: str) -> list[Job]:
+    return read_jobs("\n\n".join(["Building DAG", *blocks, "Job stats:\n"]))
 
 
 def cost(plan: dict[str, Any], block: str, faster: float = 1.0, official: bool = True) -> Any:
     rates = {name: plan["Rate"](**rate) for name, rate in RATES.items()}
-    (job,) = jobs(plan, block)
+    (job,) = jobs(block)
     return plan["cost"](job, rates, plan["Sizes"](official), faster)
 
 
@@ -78,8 +80,8 @@ def finish(folder: str, seconds: float) -> None:
     (Path(folder) / "fit.json").write_text(json.dumps({"seconds": seconds}))
 
 
-def test_a_dry_run_is_read(plan: dict[str, Any]) -> None:
-    training, table = jobs(plan, train(), TABLE)
+def test_a_dry_run_is_read() -> None:
+    training, table = jobs(train(), TABLE)
     assert (training.rule, training.gpus, training.threads) == ("finetune_classifier", 1, 8)
     assert training.outputs[0].endswith("random/seed0/model.safetensors")
     assert training.options("--splits") == ["train", "extra"]
@@ -115,19 +117,21 @@ def test_finished_runs_of_the_target_take_the_place_of_what_is_stated(plan: dict
 def test_wall_time_is_that_of_a_schedule_by_hand(plan: dict[str, Any]) -> None:
     """Three trainings of 25 s, and a table of 10 s that waits for the first."""
     blocks = [train(seed=0), train(seed=1), train(seed=2), TABLE]
-    found = jobs(plan, *blocks)
-    costs = [cost(plan, block) for block in blocks]
-    wall = plan["wall_time"]
-    assert wall(found, costs, 3, 64) == pytest.approx(35)
-    assert wall(found, costs, 2, 64) == pytest.approx(50)  # the table beside the third
-    assert wall(found, costs, 1, 64) == pytest.approx(75)
-    assert wall(found, costs, 8, 8) == pytest.approx(85)  # eight cores each: nothing side by side
-    assert wall(found, costs, 0, 1) == pytest.approx(85)  # what can never run is not waited for
+    found = jobs(*blocks)
+    costs = [cost(plan, block).seconds for block in blocks]
+    assert wall_time(found, costs, 3, 64) == pytest.approx(35)
+    assert wall_time(found, costs, 2, 64) == pytest.approx(50)  # the table beside the third
+    assert wall_time(found, costs, 1, 64) == pytest.approx(75)
+    assert wall_time(found, costs, 8, 8) == pytest.approx(
+        85
+    )  # eight cores each: nothing side by side
+    assert wall_time(found, costs, 0, 1) == pytest.approx(
+        85
+    )  # what can never run is not waited for
 
 
 def test_downloads_name_what_needs_a_person_and_what_has_no_size(plan: dict[str, Any]) -> None:
     found = jobs(
-        plan,
         FETCH.format(archive="ILSVRC2012_img_val.tar"),
         FETCH.format(archive="words.txt"),
         FETCH.format(archive="VOCtest_06-Nov-2007.tar"),

@@ -36,6 +36,8 @@ SHARED = "SNAKEMAKE_OUTPUT_CACHE" in os.environ
 CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 TRAINED = [*STUDY.trained, *STUDY.matched]
+# The key of a pre-training covers files, and cannot cover a folder that no job has made.
+SHARED_TRAINING = SHARED and not any(DATASETS[p.dataset].folder for p in STUDY.trained.values())
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
 GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
 

@@ -46,7 +46,7 @@ rule pretrain_classifier:
         LOGS / "pretrain" / "{pretraining}.log",
     wildcard_constraints:
         pretraining=trained_by("classification"),
-    cache: SHARED
+    cache: SHARED_TRAINING
     priority: 50  # everything else waits for it
     conda:
         "../../envs/torch.yaml"
@@ -206,7 +206,7 @@ rule export_backbone:
         LOGS / "export_backbone" / "{pretraining}.log",
     wildcard_constraints:
         pretraining=one_of(TRAINED),
-    cache: SHARED
+    cache: SHARED_TRAINING
     priority: 50
     conda:
         "../../envs/torch.yaml"
