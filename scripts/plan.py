@@ -207,7 +207,7 @@ def table_of_rules(jobs: Sequence[Job], costs: Sequence[Cost]) -> list[str]:
     for (rule, kind), members in groups.items():
         hours = sum(each.seconds or 0.0 for _, each in members) / 3600
         on_gpus = sum((each.seconds or 0.0) * job.gpus for job, each in members) / 3600
-        lines.append(f"{rule:<28}{len(members):>6}{on_gpus:>12.1f}{hours:>10.1f}  {kind}")
+        lines.append(f"{rule:<28}{len(members):>6}{on_gpus:>12.2f}{hours:>10.2f}  {kind}")
     return lines
 
 
@@ -291,7 +291,7 @@ def by_disk(needs: dict[Path, float]) -> list[str]:
     for place, amount in needs.items():
         device = place.stat().st_dev
         first, before = devices.get(device, (place, 0.0))
-        devices[device] = (first, before + amount)
+        devices[device] = (min(first, place, key=lambda p: len(p.parts)), before + amount)
     lines = []
     for place, amount in devices.values():
         free = shutil.disk_usage(place).free
