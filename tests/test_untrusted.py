@@ -15,7 +15,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -233,8 +233,9 @@ def redirecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str
             if "to" in says:
                 self.send_header("Location", says["to"])
             self.end_headers()
-            for _ in range(says.get("megabytes", 0)):
-                self.wfile.write(bytes(MEGABYTE))
+            with suppress(ConnectionError):  # the other side has had enough
+                for _ in range(says.get("megabytes", 0)):
+                    self.wfile.write(bytes(MEGABYTE))
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
