@@ -65,7 +65,13 @@ EVERYTHING = {
     "probe": 2 * RUNS,
     "probe_head": 1,
     **{f"table{number}": 1 for number in range(1, 8)},
-    **{f"figure{number}": 1 for number in range(1, 5)},
+    "mask_out": 2 * RUNS,
+    "map_activations": RUNS,
+    "cluster_features": RUNS,
+    "embed_features": RUNS,
+    "similarity": 1,
+    "explorer": 1,
+    **{f"figure{number}": 1 for number in range(1, 10)},
     "table4_classes": 1,
     "few_shot": 1,
     "breakdown": 1,
@@ -80,8 +86,11 @@ SCORED_MASKS = {"evaluate_segmentation": SEGMENTED, "table4": 1, "table4_classes
 SCORED_MASKS |= {"figure3": 1, "figure4": 1, "all": 1}
 MASKS = {"finetune_segmenter": SEGMENTED, "segment": SEGMENTED, **SCORED_MASKS}
 RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
-RECORDED |= {"probe": RUNS, "breakdown": 1}
+RECORDED |= {"probe": RUNS, "breakdown": 1, "mask_out": RUNS, "figure9": 1}
+MAPPED = {"map_activations": RUNS, "figure8": 1}
 PROBED = {**RECORDED, "probe_head": 1, "few_shot": 1, "table6": 1, "table7": 1}
+SPACES = {"cluster_features": RUNS, "embed_features": RUNS, "similarity": 1, "explorer": 1}
+SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
 
 
@@ -129,11 +138,12 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    drawn = (*(f"figure{number}" for number in range(1, 5)), "diagnosis", "few_shot")
+    drawn = (*(f"figure{number}" for number in range(1, 10)), "diagnosis", "few_shot")
     figures = {f"{name}.{form}" for name in drawn for form in FORMS}
     tables = {f"table{number}.csv" for number in range(1, 8)}
-    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv"}
-    assert made == tables | figures | {"world.png"}
+    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv", "similarity.csv"}
+    tables |= {f"figure{number}_images.csv" for number in (8, 9)}
+    assert made == tables | figures | {"world.png", "explorer.html"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
     times = {str(file.relative_to(results / "benchmarks")) for file in results.rglob("*.tsv")}
@@ -243,7 +253,7 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
 def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     """index.py loads its reader by name; of all readers only the data set's own counts."""
     with edited(tiny.folder / "src/detransfer/data/readers/voc_segmentation.py"):
-        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, **MASKS}
+        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, **MAPPED, **MASKS}
     with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
         assert tiny.plan(*WORDS) == {
             "index": 2,  # the masks' reader takes its lists of images from it
@@ -253,6 +263,7 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
             "table1": 1,
             "finetune_detector": RUNS,
             **RECORDED,
+            **MAPPED,
             **MASKS,
             "detect": RUNS,
             **SCORING,
@@ -271,7 +282,8 @@ def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> No
 def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) -> None:
     catalog = tiny.folder / "src/detransfer/data/catalog.yaml"
     text = catalog.read_text()
-    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **CLASSIFICATION}
+    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **SPACES}
+    own |= CLASSIFICATION
     sums = yaml.safe_load(text)["archives"]
     for archive, planned in (
         ("256_ObjectCategories.tar", {"fetch": 1, "extract": 1, "index": 1, **own}),

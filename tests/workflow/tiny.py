@@ -58,7 +58,9 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["training"].update(
             epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
         )
-    if "images" in recipe:
+    if recipe["task"] == "visualization":
+        recipe.update(images=4, stride=32)
+    elif "images" in recipe:
         masks = recipe["task"] == "segmentation"
         recipe["images"].update({"short": 64, "long": 64} if masks else {"size": 64, "resize": 64})
     if "chips" in recipe:
@@ -69,6 +71,8 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["head"].update(hidden=32, rois_per_chip=8)
     if recipe["task"] == "features":
         recipe.update(size=64, resize=64)
+    if recipe["task"] == "analysis":
+        recipe["clusters"].update(counts=[2, 4, 8, 300], close=16)
     if "penalties" in recipe:
         recipe.update(penalties=[0.01])  # too few images to hold a fifth of them out
     if "metric" in recipe:

@@ -16,15 +16,20 @@ from detransfer.console import InputError
 from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
+from detransfer.features.recipe import analysed_targets, compared, load_analysis
 from detransfer.imports import imported_files
 from detransfer.recipes import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study
+from detransfer.visualization.recipe import load_visualization
 
 try:
     STUDY = load_study(config, "configuration")
     check_files(STUDY)
     DATASETS = study_datasets(STUDY)
     RECIPES = load_recipes(STUDY)
+    ANALYSIS = load_analysis(STUDY)
+    if "probe" in RECIPES:
+        RECIPES["visualization"] = load_visualization(STUDY, RECIPES["features"])
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -344,6 +349,64 @@ def probes(targets, part, pretrainings=STUDY.pretrainings):
     ]
 
 
+# The feature spaces that are looked at, (data set, pre-training), and the pairs that are compared.
+ANALYSED = [
+    (STUDY.targets[target].dataset, pretraining)
+    for target in analysed_targets(STUDY, ANALYSIS)
+    for pretraining in STUDY.fine_tuned(target)
+]
+COMPARED = [
+    (STUDY.targets[target].dataset, *pair)
+    for target in analysed_targets(STUDY, ANALYSIS)
+    for pair in compared(STUDY, ANALYSIS, target)
+]
+ANALYSED_INDICES = [index_folder(name) for name in dict(ANALYSED)]
+
+
+def space(dataset, pretraining, file):
+    return RESULTS / "spaces" / dataset / pretraining / file
+
+
+def of_spaces(file):
+    """One file of each feature space that is looked at."""
+    return [space(*each, file) for each in ANALYSED]
+
+
+def analysed_features():
+    return [features(*each) for each in ANALYSED]
+
+
+def spaces(*files):
+    """The options that name each feature space, and files of it (FEATURES: its recording)."""
+    return [
+        f"--space {dataset} {name} "
+        + " ".join(
+            str(features(dataset, name) if file == "features" else space(dataset, name, file))
+            for file in files
+        )
+        for dataset, name in ANALYSED
+    ]
+
+
+EXPLORED = [*dict(ANALYSED)][:1]  # the data set that the explorer page shows
+
+
+def explored(file):
+    """One file of each feature space of the explorer (features: the folder of its recording)."""
+    own = [each for each in ANALYSED if each[0] in EXPLORED]
+    return [features(*each) if file == "features" else space(*each, file) for each in own]
+
+
+def space_pairs():
+    """The options that name the pairs of feature spaces that are compared."""
+    return [f"--pair {' '.join(pair)}" for pair in COMPARED]
+
+
+def space_indices():
+    """The options that name the index of each data set whose feature spaces are looked at."""
+    return [f"--index {folder.name} {folder}" for folder in ANALYSED_INDICES]
+
+
 def head_metrics(folders):
     """The metrics of the layers in folders of probe_head, from each head's entrance to its exit."""
     return [
@@ -360,6 +423,56 @@ HEADLINES = {"voc": "mAP@0.5", "coco": "AP@[.5:.95]", "open_images": "mAP@0.5"}
 def metric_of(name):
     """The kind of metric by which a target's or a pre-training's detections are scored."""
     return RECIPES[f"evaluate_{name}"].metric.kind
+
+
+def by_dataset(targets):
+    """The first target on each data set."""
+    found = {}
+    for name in targets:
+        found.setdefault(STUDY.targets[name].dataset, name)
+    return found
+
+
+# Data sets whose test images are looked at: those of the probed targets are masked out, and those
+# of segmentation have masks that activation maps are held against. Each with its first target.
+MASKED_OUT = by_dataset(PROBED)
+VISUALIZED = by_dataset([*PROBED, *STUDY.targets_of("segmentation")]) if CLASSIFIED else {}
+WITH_MASKS = [name for name in VISUALIZED if name not in MASKED_OUT]
+ACTIVE_IN = [*WITH_MASKS, *VISUALIZED][:1]  # in Figure 8, which says so where there are no masks
+WITH_OBJECTS = [name for name, target in MASKED_OUT.items() if target not in CLASSIFIED]
+
+
+def visualization_probe(wildcards):
+    """The files of the probe, of the first seed, whose probabilities are mapped."""
+    place = f"{MASKED_OUT[wildcards.dataset]}/{wildcards.pretraining}/seed{STUDY.seeds[0]}/conv5"
+    names = ("metrics.json", "classes.csv", "probe.safetensors")
+    return [RESULTS / "probe" / place / name for name in names]
+
+
+def visualized(datasets, file):
+    """One file of what every pre-training makes of the test images of some data sets."""
+    return [
+        RESULTS / "visualization" / dataset / name / file
+        for dataset in datasets
+        for name in (
+            STUDY.fine_tuned(MASKED_OUT[dataset])
+            if dataset in MASKED_OUT
+            else STUDY.pretrainings  # a map of activations needs no probe
+        )
+    ]
+
+
+def visualized_targets(datasets):
+    """The options that tell a figure of data sets: target, folder of the index, split."""
+    return [
+        f"--target {VISUALIZED[name]} {index_folder(name)} {DATASETS[name].eval_split}"
+        for name in datasets
+    ]
+
+
+def controls():
+    """The options of a comparison: each pre-training on detection with its matched control."""
+    return [f"--control {given.of} {name}" for name, given in STUDY.matched.items()]
 
 
 VOC_PAIRS = [
@@ -405,6 +518,11 @@ def tables_and_figures():
         made += ["table5.csv", "table6.csv", "breakdown.csv"]
         made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
         made += ["table7.csv"] if probes(CLASSIFIED[:1], "head", STUDY.detectors) else []
+        made += ["similarity.csv", "explorer.html"]
+    if COMPARED:
+        made += [f"figure{n}.{kind}" for n in (5, 6, 7) for kind in ("csv", "pdf", "png")]
+    if VISUALIZED and STUDY.contrasts:
+        made += [f"figure{number}.{kind}" for number in (8, 9) for kind in ("csv", "pdf", "png")]
     if STUDY.targets_of("segmentation"):
         made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
     if MASK_PAIRS:
