@@ -21,6 +21,7 @@ RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
 DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
 BY_HAND = {
     "plan.py",
+    "export_hub.py",
     "status.py",
     "coco_submission.py",
     "cluster_superclasses.py",
