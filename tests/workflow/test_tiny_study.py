@@ -25,30 +25,16 @@ from PIL import Image
 from detransfer.imports import imported_files
 from detransfer.report.metrics import read_metrics
 from tests.workflow.checkout import ENVIRONMENT, Checkout, Result, copy_repository
+from tests.workflow.tiny import CLASSES, PRETRAININGS, write_configuration
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
-PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
 RUNS = len(PRETRAININGS)  # of each target: one seed
 WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
 SEGMENTED = len(WITH_MASKS)
 DATASETS = 5
 FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
-CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
-WORLD = {
-    "image_size": 64,
-    "imagenet_cls": {"classes": 4, "train": 6, "val": 2},
-    "coco": {"classes": 3, "train": 12, "val": 2},
-    "voc": {
-        "classes": len(CLASSES),
-        "trainval2007": 8,
-        "trainval2012": 4,
-        "test2007": 8,
-        "sbd": 4,
-    },
-    "caltech": {"classes": 3, "images": 14},
-}
 EVERYTHING = {
     "render_world": 1,
     "fetch": 12,
@@ -91,13 +77,28 @@ EVERYTHING = {
     "breakdown": 1,
     "diagnosis": 1,
     "pretraining_quality": 1,
+    "report": 1,
     "all": 1,
 }
 QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
-SCORING = {"evaluate_detections": RUNS, "table2": 1, "figure1": 1, "figure2": 1, "all": 1}
-DIAGNOSIS = {"diagnose_detections": RUNS, "table3": 1, "diagnosis": 1, "figure2": 1, "all": 1}
+SCORING = {
+    "evaluate_detections": RUNS,
+    "table2": 1,
+    "figure1": 1,
+    "figure2": 1,
+    "report": 1,
+    "all": 1,
+}
+DIAGNOSIS = {
+    "diagnose_detections": RUNS,
+    "table3": 1,
+    "diagnosis": 1,
+    "figure2": 1,
+    "report": 1,
+    "all": 1,
+}
 SCORED_MASKS = {"evaluate_segmentation": SEGMENTED, "table4": 1, "table4_classes": 1}
-SCORED_MASKS |= {"figure3": 1, "figure4": 1, "all": 1}
+SCORED_MASKS |= {"figure3": 1, "figure4": 1, "report": 1, "all": 1}
 MASKS = {"finetune_segmenter": SEGMENTED, "segment": SEGMENTED, **SCORED_MASKS}
 RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
 RECORDED |= {"probe": RUNS, "breakdown": 1, "mask_out": RUNS, "figure9": 1}
@@ -105,63 +106,7 @@ MAPPED = {"map_activations": RUNS, "figure8": 1}
 PROBED = {**RECORDED, "probe_head": 1, "few_shot": 1, "table6": 1, "table7": 1}
 SPACES = {"cluster_features": RUNS, "embed_features": RUNS, "similarity": 1, "explorer": 1}
 SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1}
-CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
-
-
-def write_configuration(folder: Path) -> None:
-    """Write the demo's configuration and recipes, made smaller, as a study called tiny."""
-    content = yaml.safe_load((folder / "config" / "demo.yaml").read_text())
-    content.update(
-        study="tiny",
-        results="results/tiny",
-        data="data/tiny",
-        state="state/tiny",
-        mirror="data/tiny/mirror",
-        checksums="data/tiny/mirror/SHA256SUMS",
-        seeds=[0],
-    )
-    content["pretrainings"] = {name: content["pretrainings"][name] for name in PRETRAININGS}
-    content["described"] = ["imagenet_cls", "coco", "voc_detection", "caltech256"]
-    content["datasets"] = {
-        "voc_detection": {"options": {"classes": list(CLASSES)}},
-        "voc_segmentation": {"options": {"classes": list(CLASSES)}},
-        "caltech256": {"options": {"train_per_class": 10, "eval_total": None}},
-    }
-    (folder / "config" / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    recipes = folder / "config" / "recipes"
-    (recipes / "tiny").mkdir()
-    for file in sorted((recipes / "demo").glob("*.yaml")):
-        recipe = WORLD if file.stem == "world" else smaller(yaml.safe_load(file.read_text()))
-        (recipes / "tiny" / file.name).write_text(yaml.safe_dump(recipe, sort_keys=False))
-
-
-def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe with less to compute; a checkpoint follows every step."""
-    if "training" in recipe:
-        classifier = recipe["task"] == "classification"
-        recipe["training"].update(
-            epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
-        )
-    if recipe["task"] == "visualization":
-        recipe.update(images=4, stride=32)
-    elif "images" in recipe:
-        masks = recipe["task"] == "segmentation"
-        recipe["images"].update({"short": 64, "long": 64} if masks else {"size": 64, "resize": 64})
-    if "chips" in recipe:
-        recipe["chips"].update(size=64, stride=[16, 24], scales=[{"factor": 1.0}])
-        if negatives := recipe["chips"].get("negatives"):
-            negatives.update(rpn_epochs=0.5, minimum_proposals=[0])
-        recipe["rpn"].update(anchor_sizes=[16, 32], train_before=50, train_proposals=16)
-        recipe["head"].update(hidden=32, rois_per_chip=8)
-    if recipe["task"] == "features":
-        recipe.update(size=64, resize=64)
-    if recipe["task"] == "analysis":
-        recipe["clusters"].update(counts=[2, 4, 8, 300], close=16)
-    if "penalties" in recipe:
-        recipe.update(penalties=[0.01])  # too few images to hold a fifth of them out
-    if "metric" in recipe:
-        recipe.update(scales=[{"factor": 1.0}], proposals_before=50, proposals=10)
-    return recipe
+CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "report": 1, "all": 1}
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +258,7 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
     with edited(module):
         assert tiny.plan(*WORDS) == {**QUALITY, **SCORING}
     with edited(tiny.folder / "scripts" / "figure1.py"):
-        assert tiny.plan(*WORDS) == {"figure1": 1, "all": 1}
+        assert tiny.plan(*WORDS) == {"figure1": 1, "report": 1, "all": 1}
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
         assert tiny.plan(*WORDS) == DIAGNOSIS
     with edited(tiny.folder / "src/detransfer/segmentation/trimap.py"):
@@ -389,13 +334,27 @@ def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
     results = Path("results/tiny")
     run = str(results / "detection/voc_detection/coco/seed0/metrics.json")
     with lost(tiny.folder / results / "table5.csv"):
-        assert tiny.plan(*WORDS) == {"table5": 1, "all": 1}
+        assert tiny.plan(*WORDS) == {"table5": 1, "report": 1, "all": 1}
     with lost(tiny.folder / run):
         once = {"evaluate_detections": 1, "diagnose_detections": 1}
         assert tiny.plan(*WORDS) == {**SCORING, **DIAGNOSIS, **once}
 
 
-def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
+def test_the_page_of_the_study_shows_all_that_it_made(tiny: Checkout) -> None:
+    page = (tiny.folder / "results/tiny/report.html").read_text()
+    assert "A miniature world." in page and "run-detection-voc_detection-coco" in page
+    left = re.findall(r"This makes it: <code>(.*?)</code>", page)
+    assert {command.rpartition("/")[2] for command in left} <= {
+        "claims.csv",
+        "controls.csv",
+        "dial.png",
+    }
+    assert all(
+        command.startswith("snakemake --configfile config/tiny.yaml -- ") for command in left
+    )
+
+
+def test_snakemakes_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
     result = tiny.snakemake(*WORDS, "--report", "report.html")
     assert result.code == 0, result.output
     report = html.unescape((tiny.folder / "report.html").read_text())
