@@ -34,6 +34,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
+ONE_GPU = min(1, STUDY.resources.predict.gpu)  # of programs that run in one process
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 # Whether downloads and pre-trainings are shared between checkouts (docs/cluster.md). Snakemake
 # allows such a rule no benchmark; the record of a training (fit.json) has its time and memory.
