@@ -54,7 +54,7 @@ def blocks_in(language: str) -> list[Any]:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_block_is_of_a_language_that_is_tested_or_plain(page: Path) -> None:
-    known = {"bash", "console", "yaml", "python", "text", "snakemake"}
+    known = {"bash", "console", "yaml", "python", "text", "snakemake", "json"}
     assert {language for language, _ in blocks(page.read_text())} <= known
 
 
@@ -151,6 +151,11 @@ def test_parameters_are_renamed_as_printed() -> None:
         "conv1.weight": 1,
         "layer1.bias": 2,
     }
+
+
+@pytest.mark.parametrize("content", blocks_in("json"))
+def test_json_is_a_metrics_file(content: str) -> None:
+    TypeAdapter(metrics.RunMetrics).validate_json(content)
 
 
 # --- Messages -----------------------------------------------------------------------------------
@@ -284,3 +289,21 @@ def test_every_recipe_has_a_heading_of_its_own() -> None:
     text = "\n".join(page.read_text() for page in pages)
     for recipe in ROOTS:
         assert f"<!-- keys: {recipe.__module__}.{recipe.__name__} -->" in text
+
+
+def ragged(text: str) -> list[str]:
+    """Return the rows of Markdown tables that have not as many cells as the first row."""
+    found = []
+    for table in re.findall(r"(?:^ *\|.*\n)+", text, re.M):
+        rows = [re.sub(r"`[^`]*`|\\\|", "", row) for row in table.splitlines()]
+        found += [row for row in rows if row.count("|") != rows[0].count("|")]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_tables_have_as_many_cells_in_every_row(page: Path) -> None:
+    assert ragged(on_page_markdown(page.read_text()) if "programs" not in page.name else "") == []
+
+
+def test_a_row_with_a_cell_too_many_would_be_found() -> None:
+    assert ragged("| a | b |\n|---|---|\n| `x|y` | 1 |\n| 1 | 2 | 3 |\n") == ["| 1 | 2 | 3 |"]
