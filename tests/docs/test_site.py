@@ -37,15 +37,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_generated_parts_are_there(site: Path) -> None:
-    recipes = (site / "reference/recipes/index.html").read_text()
+    recipes = (site / "reference/recipes.html").read_text()
     assert "anchor_sizes" in recipes and "<!-- keys" not in recipes
-    programs = (site / "reference/programs/index.html").read_text()
+    programs = (site / "reference/programs.html").read_text()
     for script in (ROOT / "scripts").glob("*.py"):
         assert f'id="{script.stem}"' in programs
         assert f"usage: {script.name}" in programs
     for picture in ("world", "dial", "distinctions"):
         assert (site / f"images/{picture}.png").stat().st_size > 10_000
-    assert "semantic versioning" in (site / "changelog/index.html").read_text()
+    assert "semantic versioning" in (site / "changelog.html").read_text()
 
 
 def test_pages_load_nothing_from_other_sites(site: Path) -> None:
