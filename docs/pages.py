@@ -34,12 +34,12 @@ from detransfer.data.miniature.packing import Stream  # noqa: E402
 from detransfer.data.miniature.recipe import WorldRecipe  # noqa: E402
 from detransfer.data.miniature.scenes import render_classification, render_scene  # noqa: E402
 from detransfer.data.miniature.world import make_world  # noqa: E402
-from detransfer.documentation import Page, escape  # noqa: E402
+from detransfer.documentation import Page, escape, recipe_models  # noqa: E402
 from detransfer.study import load_recipe_file  # noqa: E402
 from scripts.render_world import FIRST_SAMPLE, draw_contact_sheet  # noqa: E402
 
 FROM_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-MARK = re.compile(r"<!-- (keys|readers|archives|programs)(?:: ([\w.]+))? -->")
+MARK = re.compile(r"<!-- (keys|recipes|readers|archives|programs)(?:: ([\w.]+))? -->")
 # What is drawn of a world, and what of its recipe is changed for it.
 DIAL = [{"contrast": each} for each in (1.0, 0.5, 0.25, 0.1)]
 DISTINCTIONS = [{"distinction": "part_only"}, {"distinction": "extent_only"}]
@@ -75,6 +75,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
             case ["keys", name]:
                 module, _, model = name.rpartition(".")
                 return page.sections(getattr(importlib.import_module(module), model))
+            case ["recipes", _]:
+                return recipes(page)
             case ["readers", _]:
                 return readers(page)
             case ["archives", _]:
@@ -83,6 +85,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
                 return programs()
 
     return MARK.sub(content, markdown)
+
+
+def recipes(page: Page) -> str:
+    """Return the keys of the recipes that are called as their task, and so have one file each."""
+    blocks = []
+    for model in recipe_models():
+        task = model.model_fields["task"].annotation.__args__[0]  # type: ignore[union-attr]
+        if model.__name__ not in page.own:
+            blocks.append(f"## `{task}`\n\n{page.sections(model)}")
+    return "\n\n".join(blocks)
 
 
 def readers(page: Page) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
-import detransfer
-from detransfer.documentation import Page, escape, undescribed
+from detransfer.documentation import Page, escape, recipe_models, typed_models, undescribed
 from detransfer.study import Name, Strict
 
 
@@ -73,18 +69,20 @@ def test_only_code_may_hold_angle_brackets() -> None:
     assert escape("a <b> `c <d>` <e>") == "a &lt;b> `c <d>` &lt;e>"
 
 
-def models() -> Iterator[type[Strict]]:
-    """Yield every section of a configuration, recipe or catalog that the package has."""
-    root = Path(detransfer.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        if "(Strict)" in path.read_text():
-            module = ".".join(path.relative_to(root.parent).with_suffix("").parts)
-            for value in vars(importlib.import_module(module)).values():
-                if isinstance(value, type) and issubclass(value, Strict):
-                    yield value
+MODELS = typed_models()
 
 
-MODELS = sorted({each for each in models() if each is not Strict}, key=lambda m: str(m))
+def test_models_of_every_kind_are_found() -> None:
+    names = {f"{model.__module__}.{model.__name__}" for model in MODELS}
+    assert {
+        "detransfer.study.Study",
+        "detransfer.recipes.ProbeRecipe",
+        "detransfer.data.options.coco.CocoSet",
+        "detransfer.data.miniature.recipe.WorldRecipe",
+    } <= names
+    tasks = {model.__name__ for model in recipe_models()}
+    assert {"DetectionRecipe", "InferenceRecipe", "FeatureRecipe"} <= tasks
+    assert not tasks & {"Target", "TrainingRecipe"}
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.__module__}.{model.__name__}")

@@ -5,8 +5,10 @@ Reads the JSON schema that pydantic makes of a model, so what a page says is wha
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -61,6 +63,33 @@ def escape(text: str) -> str:
     return "`".join(
         part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts)
     )
+
+
+def typed_models() -> list[type[Strict]]:
+    """Return every section of a configuration, recipe or catalog that the package has."""
+    root = Path(__file__).parent
+    found: dict[type[Strict], None] = {}
+    for path in sorted(root.rglob("*.py")):
+        if "(Strict)" in path.read_text():
+            module = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+            for value in vars(importlib.import_module(module)).values():
+                if isinstance(value, type) and issubclass(value, Strict) and value is not Strict:
+                    found[value] = None
+    return list(found)
+
+
+def recipe_models() -> list[type[Strict]]:
+    """Return what a recipe file is read into: models that a key ``task`` chooses."""
+    return [
+        model
+        for model in typed_models()
+        if "task" in model.model_fields and "const" in _property(model, "task")
+    ]
+
+
+def _property(model: type[Strict], key: str) -> Schema:
+    found: Schema = model.model_json_schema()["properties"][key]
+    return found
 
 
 def undescribed(model: type[Strict]) -> list[str]:
