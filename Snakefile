@@ -44,6 +44,8 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    figure6,
+    figure7,
     figure8,
     figure9,
 

@@ -81,7 +81,11 @@ EVERYTHING = {
     **{f"table{number}": 1 for number in range(1, 8)},
     "mask_out": 2 * RUNS,
     "map_activations": RUNS,
-    **{f"figure{number}": 1 for number in (1, 2, 3, 4, 8, 9)},
+    "cluster_features": RUNS,
+    "embed_features": RUNS,
+    "similarity": 1,
+    "explorer": 1,
+    **{f"figure{number}": 1 for number in range(1, 10)},
     "table4_classes": 1,
     "few_shot": 1,
     "breakdown": 1,
@@ -99,6 +103,8 @@ RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of 
 RECORDED |= {"probe": RUNS, "breakdown": 1, "mask_out": RUNS, "figure9": 1}
 MAPPED = {"map_activations": RUNS, "figure8": 1}
 PROBED = {**RECORDED, "probe_head": 1, "few_shot": 1, "table6": 1, "table7": 1}
+SPACES = {"cluster_features": RUNS, "embed_features": RUNS, "similarity": 1, "explorer": 1}
+SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "all": 1}
 
 
@@ -149,6 +155,8 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["head"].update(hidden=32, rois_per_chip=8)
     if recipe["task"] == "features":
         recipe.update(size=64, resize=64)
+    if recipe["task"] == "analysis":
+        recipe["clusters"].update(counts=[2, 4, 8, 300], close=16)
     if "penalties" in recipe:
         recipe.update(penalties=[0.01])  # too few images to hold a fifth of them out
     if "metric" in recipe:
@@ -200,12 +208,12 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    drawn = (*(f"figure{number}" for number in (1, 2, 3, 4, 8, 9)), "diagnosis", "few_shot")
+    drawn = (*(f"figure{number}" for number in range(1, 10)), "diagnosis", "few_shot")
     figures = {f"{name}.{form}" for name in drawn for form in FORMS}
     tables = {f"table{number}.csv" for number in range(1, 8)}
-    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv"}
+    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv", "similarity.csv"}
     tables |= {f"figure{number}_images.csv" for number in (8, 9)}
-    assert made == tables | figures | {"world.png"}
+    assert made == tables | figures | {"world.png", "explorer.html"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
     times = {str(file.relative_to(results / "benchmarks")) for file in results.rglob("*.tsv")}
@@ -344,7 +352,8 @@ def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> No
 def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) -> None:
     catalog = tiny.folder / "src/detransfer/data/catalog.yaml"
     text = catalog.read_text()
-    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **CLASSIFICATION}
+    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **SPACES}
+    own |= CLASSIFICATION
     sums = yaml.safe_load(text)["archives"]
     for archive, planned in (
         ("256_ObjectCategories.tar", {"fetch": 1, "extract": 1, "index": 1, **own}),
