@@ -240,7 +240,7 @@ def outputs() -> list[str]:
     mine = {name for pair in names for name in pair if name}
     inputs = {"report.yaml", "torch.yaml", "data.yaml", "text.csv", "download.py"}
     return sorted(
-        name for name in mine - inputs if not name.endswith((".rst", ".tsv", ".log", ".smk"))
+        name for name in mine - inputs if not name.endswith((".rst", ".tsv", ".log", ".smk", ".md"))
     )
 
 
