@@ -106,7 +106,8 @@ def readers(page: Page) -> str:
             str(module.__doc__).partition("\n")[0].removesuffix(".").replace("The options of", "")
         )
         used = f"For {module.Options.provides}:{title}."
-        blocks.append(f"### `{name}`\n\n{used}\n\n{page.sections(module.Options, 4)}")
+        keys = page.sections(module.Options, 4).removeprefix(str(module.Options.__doc__))
+        blocks.append(f"### `{name}`\n\n{used}{keys}")
     return "\n\n".join(blocks)
 
 

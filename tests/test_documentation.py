@@ -32,6 +32,7 @@ class Outer(Strict):
     names: tuple[Name, ...] | None = Field(None, min_length=1, description="which")
     choice: Annotated[Inner | Other, Field(discriminator="kind")] = Field(description="either")
     inner: dict[str, Inner] = Field({}, description="by name")
+    filled: dict[str, int] = Field({"a": 1, "b": 2}, description="numbers")
     secret: bool = False
 
 
@@ -52,6 +53,7 @@ def test_a_table_says_what_the_model_checks() -> None:
     choice = "[`kind: inner`](#inner), or [`kind: other`](#other)"
     assert found["`choice`"] == [choice, "required", "either"]
     assert found["`inner`"] == ["by name: [`kind: inner`](#inner)", "`{}`", "by name"]
+    assert found["`filled`"] == ["by name: whole number", "`{a: ..., b: ...}`", "numbers"]
     assert found["`share`"] == ["number > 0, ≤ 1", "`0.5`", "share of the &lt;image>"]
     assert "### `choice` with `kind: inner` { #inner }\n\nWhat lies inside." in text
     assert text.count("{ #inner }") == 1, "a model is described once"

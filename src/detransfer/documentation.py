@@ -131,8 +131,10 @@ def _meaning(value: Schema, definitions: Schema) -> str:
 
 def _default(value: Schema) -> str:
     default = value.get("default")
-    if "$ref" in value or (isinstance(default, dict) and default):
+    if "$ref" in value:
         return "as there"
+    if isinstance(default, dict) and default:
+        return f"`{{{', '.join(f'{key}: ...' for key in default)}}}`"
     text = yaml.safe_dump(default, default_flow_style=True, width=10_000, allow_unicode=True)
     text = text.removesuffix("\n").removesuffix("...").strip()
     if len(text) > LONGEST and isinstance(default, list):
