@@ -244,7 +244,7 @@ def main() -> None:
     write_table(arguments.csv, pd.concat(parts).reindex(columns=COLUMNS))
     roots = {dataset: index.root for dataset, index in indices.items()}
     figure = draw(pd.read_csv(arguments.csv), roots, recipe.nearest.drawn)
-    save_figure(figure, arguments.pdf, arguments.png)
+    save_figure(figure, arguments.pdf, arguments.png, dpi=200)
 
 
 if __name__ == "__main__":

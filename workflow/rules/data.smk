@@ -38,8 +38,7 @@ rule fetch:
         DATA / "archives" / "{archive}",
     log:
         LOGS / "fetch" / "{archive}.log",
-    benchmark:
-        TIMES / "fetch" / "{archive}.tsv"
+    cache: SHARED
     priority: 10
     retries: 2
     conda:
@@ -51,10 +50,11 @@ rule fetch:
     params:
         mirror=f"--mirror {STUDY.mirror}" if STUDY.mirror else "",
         checksums=f"--checksums {STUDY.checksums}" if STUDY.checksums else "",
-        manual=DATA / "manual",
+        manual=str(DATA / "manual"),
         checksum=published_checksum,
+        archive="{archive}",  # part of the key of a shared output, which wildcards are not
     shell:
-        "python scripts/fetch.py --archive {wildcards.archive} --output {output} "
+        "python scripts/fetch.py --archive {params.archive} --output {output} "
         "{params.mirror} {params.checksums} --manual {params.manual} 2> {log}"
 
 
