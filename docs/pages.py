@@ -129,9 +129,12 @@ def archives() -> str:
 
 def programs() -> str:
     """Return what every command-line program says of itself."""
+    rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     blocks = []
     for path in sorted((ROOT / "scripts").glob("*.py")):
-        blocks.append(f"## {path.stem}\n\n```text\n{help_text(path)}\n```")
+        known = f"scripts/{path.name}" in rules or f'program="{path.stem}"' in rules
+        mark = "" if known else "For use by hand.\n\n"
+        blocks.append(f"## {path.stem}\n\n{mark}```text\n{help_text(path)}\n```")
     return "\n\n".join(blocks)
 
 
