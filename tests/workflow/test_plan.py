@@ -272,8 +272,23 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
     mining = {"mine_for_pretraining", "mine_for_target"}
     features = {"extract_features", "extract_detector_features"}
     running = {"detect", "detect_in_pretraining", "classify", "segment"}
+    running |= {"mask_out", "map_activations"}
     assert leased == trainings | mining | features | running
     for name in leased:
         command = rules[name]["command"]
         assert command.startswith("python scripts/with_gpus.py --gpus {resources.gpu} "), name
         assert "--expected {params.gpu} -- python scripts/" in command, name
+
+
+def test_every_result_in_snakemakes_report_has_a_caption_a_category_and_labels(
+    repository: Path,
+) -> None:
+    """Snakemake shows the labels as columns, so all have the same ones."""
+    text = "\n".join(file.read_text() for file in (repository / "workflow/rules").glob("*.smk"))
+    shown = re.findall(r"\breport\(\n(.*?)\n        +\)", text, re.S)
+    assert len(shown) > 20
+    for each in shown:
+        caption = re.search(r'caption="\.\./report/(\w+\.rst)"', each)
+        assert caption and (repository / "workflow/report" / caption[1]).is_file(), each
+        assert re.search(r'category="\w[\w -]+"', each), each
+        assert re.search(r'labels=\{"result": "[^"]+", "shows": "[^"]+"\}', each), each
