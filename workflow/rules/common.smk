@@ -361,7 +361,7 @@ COMPARED = [
     for target in analysed_targets(STUDY, ANALYSIS)
     for pair in compared(STUDY, ANALYSIS, target)
 ]
-ANALYSED_INDICES = [index_folder(name) for name in dict(ANALYSED)]
+ANALYSED_DATASETS = list(dict(ANALYSED))
 
 
 def space(dataset, pretraining, file):
@@ -405,7 +405,7 @@ def space_pairs():
 
 def space_indices():
     """The options that name the index of each data set whose feature spaces are looked at."""
-    return [f"--index {folder.name} {folder}" for folder in ANALYSED_INDICES]
+    return [f"--index {name} {index_folder(name)}" for name in ANALYSED_DATASETS]
 
 
 def head_metrics(folders):
