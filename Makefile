@@ -1,6 +1,6 @@
 # `make` lists what there is to do. Works from the repository's root, with GNU make 3.81 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan test slurm lint format bench lock clean
+.PHONY: help setup demo plan test slurm lint docs format bench lock clean
 
 # Any of these can be set on the command line, e.g. `make demo CORES=4`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -42,6 +42,10 @@ lint: setup ## Check style, types and workflow
 	$(IN_VENV) snakemake --lint
 	$(IN_VENV) mypy
 
+docs: setup ## Build the documentation into site/, strictly: a warning is an error
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo 'Open site/index.html'
+
 format: setup ## Put the code into the common style
 	$(IN_VENV) ruff check --fix-only .
 	$(IN_VENV) ruff format .
@@ -51,8 +55,8 @@ bench: setup ## Run every benchmark in tests/benchmarks
 	@for program in tests/benchmarks/*.py; do \
 		echo "== $$program"; $(IN_VENV) PYTHONPATH=src python "$$program" || exit 1; done
 
-clean: ## Remove results/demo and the caches; data, other results, states and .venv stay
-	rm -rf results/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove results/demo, site and the caches; data, other results, states and .venv stay
+	rm -rf results/demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src scripts tests workflow -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is a copy of the lock that was installed, and names the place: a virtual environment

@@ -196,11 +196,17 @@ class Study(Strict):
         None, description="sha256sum file that replaces the catalog's checksums"
     )
     render_world: bool = Field(False, description="render the archives into `mirror` first")
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(min_length=1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(
+        min_length=1, description="every pre-training is fine-tuned once with each"
+    )
     backbone: BackboneChoice
-    pretrainings: dict[Name, Pretraining] = Field(min_length=1)
-    targets: dict[Name, Target] = Field(min_length=1)
-    datasets: dict[Name, DatasetChange] = {}
+    pretrainings: dict[Name, Pretraining] = Field(
+        min_length=1, description="what is compared: where a backbone's weights come from"
+    )
+    targets: dict[Name, Target] = Field(min_length=1, description="what it is compared on")
+    datasets: dict[Name, DatasetChange] = Field(
+        {}, description="what differs from the catalog, and data sets of your own"
+    )
     described: Annotated[tuple[Name, ...], Distinct] = Field(
         (), description="data sets of Table 1, used or not"
     )
