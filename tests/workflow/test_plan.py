@@ -258,6 +258,7 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
     mining = {"mine_for_pretraining", "mine_for_target"}
     features = {"extract_features", "extract_detector_features"}
     running = {"detect", "detect_in_pretraining", "classify", "segment"}
+    running |= {"map_activations", "mask_out"}
     assert leased == trainings | mining | features | running
     for name in leased:
         command = rules[name]["command"]
