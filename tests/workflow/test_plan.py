@@ -30,7 +30,7 @@ BY_HAND = {
 }
 CLASSIFIED, PROBED = 3, 4  # targets of classification; those and the first of detection
 LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes"}
-LOCAL |= {"coco_finetuning", "pretraining_quality"}
+LOCAL |= {"coco_finetuning", "pretraining_quality", "model_card"}
 LOCAL |= {*(f"table{number}" for number in range(1, 8))}
 LOCAL |= {*(f"figure{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9))}  # and 5 where it runs
 SHARED = {"fetch", "import_backbone", "export_backbone", "pretrain_classifier"}
