@@ -188,7 +188,8 @@ def note_resumption(
     log = read(folder / log_of(pretraining))
     found = re.search(r"resuming after step (\d+)", log)
     # The log of the job that was stopped still lies there until the next one starts.
-    if last and found and last[0] not in resumed and int(found[1]) not in resumed.values():
+    known = [resumed[each] for each in faults if each in resumed]
+    if last and found and last[0] not in resumed and int(found[1]) not in known:
         resumed[last[0]] = int(found[1])
 
 

@@ -96,14 +96,18 @@ def images(dataset):
 
 
 def index_folder(dataset):
-    """The folder of an index; a text, as the key of a shared output needs of a parameter."""
-    return str(DATA / "index" / dataset)
+    return DATA / "index" / dataset
+
+
+def index_place(wildcards):
+    """The folder of an index as a text, which the key of a shared output needs of a parameter."""
+    return str(index_folder(wildcards.dataset))
 
 
 def index_files(dataset):
     """The three files of an index; those that some readers add lie beside them."""
     names = ("images.parquet", "objects.parquet", "classes.csv")
-    return [f"{index_folder(dataset)}/{name}" for name in names]
+    return [index_folder(dataset) / name for name in names]
 
 
 def occlusion_release(wildcards):
@@ -115,7 +119,7 @@ def occlusion_release(wildcards):
 def target_occlusion(wildcards):
     """The occlusion levels of a target's test objects, where its data set has some."""
     dataset = STUDY.targets[wildcards.target].dataset
-    return f"{index_folder(dataset)}/occlusion.parquet" if DATASETS[dataset].occlusion else []
+    return index_folder(dataset) / "occlusion.parquet" if DATASETS[dataset].occlusion else []
 
 
 def index(dataset):
@@ -148,7 +152,7 @@ def target_index_folder(wildcards):
 
 
 def source_index_folder(wildcards):
-    return index_folder(STUDY.source(wildcards.pretraining).dataset)
+    return str(index_folder(STUDY.source(wildcards.pretraining).dataset))
 
 
 def source_dataset(wildcards):

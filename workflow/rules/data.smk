@@ -101,7 +101,7 @@ rule check_dataset:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         train=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
         evaluation=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
     shell:
@@ -133,7 +133,7 @@ rule describe_dataset:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
     shell:
         "python scripts/describe_dataset.py --index {params.folder} --name {wildcards.dataset} "
@@ -161,7 +161,7 @@ rule occlusion_labels:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
     shell:
         "python scripts/occlusion_labels.py --labels {input.labels} --index {params.folder} "
@@ -186,7 +186,7 @@ rule index:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         reader=lambda wildcards: DATASETS[wildcards.dataset].reader,
         options=lambda wildcards: json.dumps(DATASETS[wildcards.dataset].options),
     shell:
