@@ -81,6 +81,7 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
     assert checkout.plan() == {
         "fetch": 54,  # each archive once, though two data sets share VOC 2012's
         "extract": 10,
+        "model_card": 8,  # of every pre-training
         "index": 10,
         "occlusion_labels": 1,  # of VOC 2007's test objects
         "check_dataset": 8,  # those that something is trained on
