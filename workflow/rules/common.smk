@@ -326,6 +326,9 @@ def head_metrics(folders):
     ]
 
 
+HEADS = probes(CLASSIFIED[:1], "head", STUDY.detectors)  # of Table 7
+
+
 # The number that the paper gives of a detector's quality, by the metric it is scored with.
 HEADLINES = {"voc": "mAP@0.5", "coco": "AP@[.5:.95]", "open_images": "mAP@0.5"}
 
@@ -359,6 +362,38 @@ def contrasts():
     return [f"--contrast {name} {start}" for name, start in STUDY.contrasts.items()]
 
 
+# What the claims are tested on: the runs, and the files of each that hold its images one by one.
+CLAIMED = {
+    "detection": ("metrics.json", "detections.parquet", "objects.parquet"),
+    "segmentation": ("metrics.json", "confusion.parquet"),
+    "classification": ("metrics.json", "predictions.parquet"),
+    "conv5": ("metrics.json", "predictions.parquet"),
+}
+
+
+def claimed(task, file):
+    """One file, or the folder, of every run that claims of a task are about."""
+    if task == "conv5":
+        return probes(CLASSIFIED, f"conv5/{file}")
+    return runs(task, file, "voc" if task == "detection" else None)
+
+
+def tested_targets():
+    """The options that name the index and the test split of every target."""
+    return [
+        f"--index {name} {index_folder(target.dataset)} {DATASETS[target.dataset].eval_split}"
+        for name, target in STUDY.targets.items()
+    ]
+
+
+def design():
+    """The options that say what is compared: starts, controls without boxes, and who is untrained."""
+    starts = [f"--start {name} {start}" for name, start in STUDY.contrasts.items()]
+    matched = [f"--matched {given.of} {name}" for name, given in STUDY.matched.items()]
+    untrained = [n for n, given in STUDY.pretrainings.items() if isinstance(given, Untrained)]
+    return [*starts, *matched, *(["--untrained", *untrained] if untrained else [])]
+
+
 def tables_and_figures():
     """All that a study makes; the runs' metrics too, so that a lost one is made again."""
     made = [f"datasets/{name}/statistics.png" for name in STUDY.described]
@@ -376,11 +411,13 @@ def tables_and_figures():
     if CLASSIFIED:
         made += ["table5.csv", "table6.csv", "breakdown.csv"]
         made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
-        made += ["table7.csv"] if probes(CLASSIFIED[:1], "head", STUDY.detectors) else []
+        made += ["table7.csv"] if HEADS else []
     if STUDY.targets_of("segmentation"):
         made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
     if MASK_PAIRS:
         made += ["figure3.csv", "figure3.pdf", "figure3.png"]
+    if STUDY.targets:
+        made += ["claims.csv"]
     metrics = [file for task in TASKS for file in runs(task, "metrics.json")]
     metrics += probes(PROBED, "conv5/metrics.json")
     return [RESULTS / name for name in made] + metrics

@@ -188,7 +188,7 @@ rule figure1:
 rule table7:
     input:
         conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", STUDY.detectors),
-        heads=probes(CLASSIFIED[:1], "head", STUDY.detectors),
+        heads=HEADS,
         published=STUDY.published / "table7.csv",
         code=code("table7"),
     output:
@@ -205,7 +205,7 @@ rule table7:
     conda:
         "../../envs/report.yaml"
     params:
-        heads=head_metrics(probes(CLASSIFIED[:1], "head", STUDY.detectors)),
+        heads=head_metrics(HEADS),
     shell:
         "python scripts/table7.py {input.conv5} {params.heads} --published {input.published} "
         "--output {output} 2> {log}"
@@ -419,3 +419,38 @@ rule figure4:
     shell:
         "python scripts/figure4.py {params.runs} {params.contrasts} --csv {output.table} "
         "--pdf {output.pdf} --png {output.png} 2> {log}"
+
+
+rule claims:
+    input:
+        runs=[claimed(task, file) for task, files in CLAIMED.items() for file in files],
+        heads=HEADS,
+        indices=[index_files(target.dataset) for target in STUDY.targets.values()],
+        published=sorted(STUDY.published.glob("*.csv")),
+        code=code("claims"),
+    output:
+        report(
+            RESULTS / "claims.csv",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"table": "claims", "shows": "a verdict on each statement of the paper"},
+        ),
+    log:
+        LOGS / "claims.log",
+    benchmark:
+        TIMES / "claims.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        published=STUDY.published,
+        runs=[folder for task in CLAIMED for folder in claimed(task, "")],
+        layers=[file.parent for file in head_metrics(HEADS)],
+        indices=tested_targets(),
+        design=design(),
+    shell:
+        "python scripts/claims.py {params.runs} {params.layers} {params.indices} {params.design} "
+        "--published {params.published} --output {output} 2> {log}"
