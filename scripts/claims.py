@@ -2,45 +2,47 @@
 
 Writes one row a statement, target and pair of runs. The interval holds over the images of the test
 set and over further trainings; images are resampled and scored by the very metric of the table.
+Before that it writes the controls: a verdict counts only where those of its statement hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import re
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter
 
-from detransfer.console import InputError, run
-from detransfer.data.index import Index, read_index
-from detransfer.detection.average_precision import (
-    VocConvention,
-    average_precision,
-    match,
-    mean_over_classes,
+from detransfer.console import run
+from detransfer.data.index import read_index
+from detransfer.evidence.controls import (
+    rehearsal_rows,
+    rival_rows,
+    shuffled_rows,
+    untrained_fits,
+    untrained_rows,
 )
-from detransfer.detection.detections import read_detections
-from detransfer.detection.resampled import resampled_map
-from detransfer.recipes import VocRecipe
-from detransfer.report.bootstrap import Scores, resamples
-from detransfer.report.claims import Control, Design, Target, ledger, read_all_published
-from detransfer.report.metrics import RunMetrics, check_comparable, read_metrics
+from detransfer.evidence.scores import read_target
+from detransfer.report.claims import Design, Target, ledger, read_all_published
+from detransfer.report.controls import COLUMNS, Row, not_run, read_controls, verdicts
+from detransfer.report.metrics import RunMetrics, read_metrics
 from detransfer.report.statements import STATEMENTS
 from detransfer.report.tables import write_table
-from detransfer.segmentation.by_distance import WIDTHS, anti_trimap, read_confusion, trimap
-from detransfer.segmentation.scores import iou, mean_iou
 
-log = logging.getLogger("claims")
-OCCLUDED = {"low": 1, "medium": 2}  # the least occlusion level of Table 3's columns
-POOLED = ("conv_proj_2x2", "conv_proj_4x4")
-FITTED = 0.2  # of the way from the floor to 100: a training score below that has not fitted
-Numbers = dict[str, Scores]  # of a run, by statistic
+MAKE = "make controls"
+CONTROLS = {  # in the order of the table; what must hold, where a control is not run
+    "random": "worst or level; its probe fits the training set",
+    "shuffled_probe": "chance lies in the interval",
+    "shuffled_finetuning": "chance lies in the interval",
+    "destroyed": "scores at their floors",
+    "dial": "scores fall to the floor",
+    "a_against_a": "at most 5 % of claims come out",
+    "leaks": "no better than chance",
+    "floors": "",
+    "ceilings": "",
+    "oracle": "100 %",
+    "planted": "found with the right sign and coverage",
+    "worlds": "",
+}
 
 
 def parse() -> argparse.Namespace:
@@ -57,136 +59,20 @@ def parse() -> argparse.Namespace:
         help="a pre-training on detection, and the same without boxes")  # fmt: skip
     add("--untrained", nargs="*", default=[], metavar="RUN", help="pre-trainings that are none")
     add("--published", type=Path, required=True, help="folder of the paper's numbers")
-    add("--controls", type=Path, help="controls.csv of the study")
-    add("--output", type=Path, required=True, help="CSV to write")
+    add("--lines", nargs="*", type=Path, default=[], help="tables of controls to take in")
+    add("--shuffled-probe", nargs="*", type=Path, default=[], metavar="FOLDER",
+        help="probes that learnt permuted labels")  # fmt: skip
+    add("--shuffled-finetuning", nargs="*", type=Path, default=[], metavar="FOLDER",
+        help="classifiers that learnt permuted labels")  # fmt: skip
+    add("--controls", type=Path, required=True, help="CSV of the controls to write")
+    add("--output", type=Path, required=True, help="CSV of the claims to write")
     return parser.parse_args()
 
 
-def numbers(value: float, resampled: np.ndarray) -> Scores:
-    """Return a share of 1 and its resamples (n,) as percentages."""
-    return Scores(np.asarray(100.0 * value), 100.0 * resampled)
-
-
-def detection(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
-    """Return mAP at each overlap, and the shares of occluded objects that are missed."""
-    metric = json.loads(str(metrics.comparability["metric"]))
-    if metric["kind"] != "voc":
-        return {}
-    voc = TypeAdapter(VocRecipe).validate_python(metric, strict=False)
-    ids = index.images["image_id"].to_numpy()
-    found = read_detections(folder / "detections.parquet", set(ids), len(index.classes))
-    convention = VocConvention(voc.strict_overlap, voc.round_scores, voc.round_boxes)
-    matches = match(index.objects, found, len(index.classes), convention)
-    values = average_precision(matches, voc.ious)
-    means = resampled_map(
-        matches,
-        rows_of(ids, found["image_id"].to_numpy()),
-        rows_of(ids, index.objects["image_id"].to_numpy()),
-        index.objects["class_id"].to_numpy(),
-        counts,
-        voc.ious,
-    )
-    place = ("AP07", "AP10").index(voc.convention)
-    whole = mean_over_classes((values.ap07, values.ap10)[place])
-    return {
-        f"mAP@{threshold:g}": numbers(whole[k], means[place][:, k])
-        for k, threshold in enumerate(voc.ious)
-    } | missed(folder / "objects.parquet", ids, counts)
-
-
-def missed(path: Path, ids: np.ndarray, counts: np.ndarray) -> Numbers:
-    """Return the missed share of the objects that are occluded, of classes that have levels."""
-    objects = pd.read_parquet(path)
-    labelled = objects["class_id"].isin(objects["class_id"][objects["level"] >= 0].unique())
-    found = {}
-    for name, level in OCCLUDED.items():
-        part = objects[labelled & ((objects["level"] >= level) | objects["truncated"])]
-        if len(part):
-            image = rows_of(ids, part["image_id"].to_numpy())
-            lost = np.bincount(image, part["missed"].to_numpy(float), len(ids))
-            there = np.bincount(image, minlength=len(ids))
-            with np.errstate(invalid="ignore"):
-                share = (counts @ lost) / (counts @ there)
-            found[f"missed@{name}"] = numbers(part["missed"].mean(), share)
-    return found
-
-
-def segmentation(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
-    """Return the IoU of each class, and mean IoU in all pixels, near to and far from borders."""
-    confusion = read_confusion(folder / "confusion.parquet")
-    pixels = confusion.counts()[np.argsort(confusion.image_ids)]
-    resampled = (counts @ pixels.reshape(len(pixels), -1)).reshape(-1, *pixels.shape[1:])
-    total = pixels.sum(0)
-    found = {"mIoU": numbers(float(mean_iou(total.sum(0))), mean_iou(resampled.sum(1)))}
-    by_class = iou(total.sum(0)), iou(resampled.sum(1))
-    for place, name in enumerate(confusion.classes):
-        found[f"IoU {name}"] = numbers(by_class[0][place], by_class[1][:, place])
-    for name, inside in (("trimap", trimap), ("anti-trimap", anti_trimap)):
-        here, there = mean_iou(inside(total)), mean_iou(inside(resampled))
-        found[f"mIoU in {name}"] = numbers(here.mean(), there.mean(-1))
-        for width in (5, WIDTHS):
-            found[f"mIoU in {name}@{width}"] = numbers(here[width - 1], there[:, width - 1])
-    return found
-
-
-def classification(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
-    """Return top-1 after fine-tuning, or of a linear probe of one layer."""
-    table = pd.read_parquet(folder / "predictions.parquet")
-    ids = index.images["image_id"].to_numpy()
-    right = np.zeros(len(ids))
-    right[rows_of(ids, table["image_id"].to_numpy())] = table["class_id"] == table["predicted"]
-    layer = metrics.run.task.partition("/")[2]
-    if re.fullmatch(r"conv_proj_(\d+)x\1", layer) and layer not in POOLED:
-        layer = "conv_proj_whole"  # whatever the side of the RoI blob is
-    name = f"top1 {layer or 'fine-tuned'}"
-    return {name: numbers(right.mean(), counts @ right / len(right))}
-
-
-SCORERS: dict[str, Callable[[Path, RunMetrics, Index, np.ndarray], Numbers]] = {
-    "detection": detection,
-    "segmentation": segmentation,
-    "classification": classification,
-    "probe": classification,
-}
-
-
-def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the places of ``wanted`` image ids in ``ids``; raises InputError for unknown ones."""
-    order = np.argsort(ids)
-    places = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
-    unknown = ids[places] != wanted
-    if unknown.any():
-        raise InputError(f"image {wanted[unknown][0]} is not in the split that is tested on")
-    return places
-
-
-def fitted(metrics: RunMetrics) -> bool:
-    """Say whether a run got its training images right well above what a blind answer does."""
-    score = metrics.fit.get("training_score")
-    floor = next((m.floor for m in metrics.metrics if m.floor is not None), 0.0)
-    return score is None or score >= floor + FITTED * (100 - floor)
-
-
-def read_target(name: str, index: Index, runs: list[tuple[Path, RunMetrics]]) -> Target:
-    """Return what is known of a target from all of its runs; raises InputError for unlike ones."""
-    counts = resamples(len(index.images))
-    scores: dict[str, dict[str, dict[int, Scores]]] = {}
-    unfit = set()
-    for folder, metrics in runs:
-        who = metrics.run
-        scorer = SCORERS[who.task.partition("/")[0]]
-        for statistic, value in scorer(folder, metrics, index, counts).items():
-            scores.setdefault(statistic, {}).setdefault(who.pretraining, {})[who.seed] = value
-            if not fitted(metrics):
-                unfit.add((statistic, who.pretraining))
-    for name_of_task in {metrics.run.task for _, metrics in runs}:
-        check_comparable([metrics for _, metrics in runs if metrics.run.task == name_of_task])
-    dataset = runs[0][1].run.dataset
-    return Target(name, dataset, len(index.images), scores, frozenset(unfit))
-
-
-def main() -> None:
-    arguments = parse()
+def read_targets(
+    arguments: argparse.Namespace,
+) -> tuple[list[Target], list[RunMetrics]]:
+    """Return what is known of each target, and the metrics of all runs."""
     runs: dict[str, list[tuple[Path, RunMetrics]]] = {}
     for folder in arguments.runs:
         metrics = read_metrics(folder / "metrics.json")
@@ -196,26 +82,36 @@ def main() -> None:
     for name, given in runs.items():
         folder, split = where[name]
         targets.append(read_target(name, read_index(folder).split(split), given))
+    return targets, [metrics for given in runs.values() for _, metrics in given]
+
+
+def controls(
+    arguments: argparse.Namespace, targets: list[Target], runs: list[RunMetrics], design: Design
+) -> pd.DataFrame:
+    """Return the controls: those of files, and those that follow from the runs."""
+    rows: list[Row] = [*untrained_fits(runs, design), *rehearsal_rows()]
+    for target in targets:
+        rows += untrained_rows(target, design)
+        rows += rival_rows(target, design, STATEMENTS)
+    rows += shuffled_rows("shuffled_probe", arguments.shuffled_probe)
+    rows += shuffled_rows("shuffled_finetuning", arguments.shuffled_finetuning)
+    table = pd.concat([pd.DataFrame(rows, columns=COLUMNS), *map(read_controls, arguments.lines)])
+    missing = [name for name in CONTROLS if name not in set(table["control"])]
+    absent = [not_run(name, CONTROLS[name], MAKE) for name in missing]
+    table = pd.concat([table, pd.DataFrame(absent, columns=COLUMNS)])
+    place = table["control"].map({name: k for k, name in enumerate(CONTROLS)})
+    return table.assign(place=place).sort_values("place", kind="stable")[COLUMNS]
+
+
+def main() -> None:
+    arguments = parse()
+    targets, runs = read_targets(arguments)
     design = Design(dict(arguments.start), dict(arguments.matched), frozenset(arguments.untrained))
-    table = ledger(
-        STATEMENTS,
-        targets,
-        design,
-        read_all_published(arguments.published),
-        read_controls(arguments.controls) if arguments.controls else [],
-    )
+    found = controls(arguments, targets, runs, design)
+    write_table(arguments.controls, found)
+    published = read_all_published(arguments.published)
+    table = ledger(STATEMENTS, targets, design, published, verdicts(found))
     write_table(arguments.output, table)
-
-
-def read_controls(path: Path) -> list[Control]:
-    """Return what controls.csv says of the controls that ran; raises InputError."""
-    try:
-        table = pd.read_csv(path, keep_default_na=False)
-        ran = table[table["holds"].isin(["yes", "no"])]
-        columns = ran["control"], ran["target"], ran["holds"] == "yes"
-        return [Control(*row) for row in zip(*columns, strict=True)]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a readable table of controls ({error})") from error
 
 
 if __name__ == "__main__":

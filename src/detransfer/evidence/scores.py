@@ -1,0 +1,161 @@
+"""The scores of runs on resamples of their test images, each by the very metric of its table.
+
+A run's *statistics* are called as the claims call them (:mod:`detransfer.report.statements`); all
+are percentages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import TypeAdapter
+
+from detransfer.console import InputError
+from detransfer.data.index import Index
+from detransfer.detection.average_precision import (
+    VocConvention,
+    average_precision,
+    match,
+    mean_over_classes,
+)
+from detransfer.detection.detections import read_detections
+from detransfer.detection.resampled import resampled_map
+from detransfer.recipes import VocRecipe
+from detransfer.report.bootstrap import Scores, resamples
+from detransfer.report.claims import Target
+from detransfer.report.metrics import RunMetrics, check_comparable
+from detransfer.segmentation.by_distance import WIDTHS, anti_trimap, read_confusion, trimap
+from detransfer.segmentation.scores import iou, mean_iou
+
+OCCLUDED = {"low": 1, "medium": 2}  # the least occlusion level of Table 3's columns
+POOLED = ("conv_proj_2x2", "conv_proj_4x4")
+FITTED = 0.2  # of the way from the floor to 100: a training score below that has not fitted
+Numbers = dict[str, Scores]  # of a run, by statistic
+
+
+def numbers(value: float, resampled: np.ndarray) -> Scores:
+    """Return a share of 1 and its resamples (n,) as percentages."""
+    return Scores(np.asarray(100.0 * value), 100.0 * resampled)
+
+
+def detection(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
+    """Return mAP at each overlap, and the shares of occluded objects that are missed."""
+    metric = json.loads(str(metrics.comparability["metric"]))
+    if metric["kind"] != "voc":
+        return {}
+    voc = TypeAdapter(VocRecipe).validate_python(metric, strict=False)
+    ids = index.images["image_id"].to_numpy()
+    found = read_detections(folder / "detections.parquet", set(ids), len(index.classes))
+    convention = VocConvention(voc.strict_overlap, voc.round_scores, voc.round_boxes)
+    matches = match(index.objects, found, len(index.classes), convention)
+    values = average_precision(matches, voc.ious)
+    means = resampled_map(
+        matches,
+        rows_of(ids, found["image_id"].to_numpy()),
+        rows_of(ids, index.objects["image_id"].to_numpy()),
+        index.objects["class_id"].to_numpy(),
+        counts,
+        voc.ious,
+    )
+    place = ("AP07", "AP10").index(voc.convention)
+    whole = mean_over_classes((values.ap07, values.ap10)[place])
+    return {
+        f"mAP@{threshold:g}": numbers(whole[k], means[place][:, k])
+        for k, threshold in enumerate(voc.ious)
+    } | missed(folder / "objects.parquet", ids, counts)
+
+
+def missed(path: Path, ids: np.ndarray, counts: np.ndarray) -> Numbers:
+    """Return the missed share of the objects that are occluded, of classes that have levels."""
+    objects = pd.read_parquet(path)
+    labelled = objects["class_id"].isin(objects["class_id"][objects["level"] >= 0].unique())
+    found = {}
+    for name, level in OCCLUDED.items():
+        part = objects[labelled & ((objects["level"] >= level) | objects["truncated"])]
+        if len(part):
+            image = rows_of(ids, part["image_id"].to_numpy())
+            lost = np.bincount(image, part["missed"].to_numpy(float), len(ids))
+            there = np.bincount(image, minlength=len(ids))
+            with np.errstate(invalid="ignore"):
+                share = (counts @ lost) / (counts @ there)
+            found[f"missed@{name}"] = numbers(part["missed"].mean(), share)
+    return found
+
+
+def segmentation(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
+    """Return the IoU of each class, and mean IoU in all pixels, near to and far from borders."""
+    confusion = read_confusion(folder / "confusion.parquet")
+    pixels = confusion.counts()[np.argsort(confusion.image_ids)]
+    resampled = (counts @ pixels.reshape(len(pixels), -1)).reshape(-1, *pixels.shape[1:])
+    total = pixels.sum(0)
+    found = {"mIoU": numbers(float(mean_iou(total.sum(0))), mean_iou(resampled.sum(1)))}
+    by_class = iou(total.sum(0)), iou(resampled.sum(1))
+    for place, name in enumerate(confusion.classes):
+        found[f"IoU {name}"] = numbers(by_class[0][place], by_class[1][:, place])
+    for name, inside in (("trimap", trimap), ("anti-trimap", anti_trimap)):
+        here, there = mean_iou(inside(total)), mean_iou(inside(resampled))
+        found[f"mIoU in {name}"] = numbers(here.mean(), there.mean(-1))
+        for width in (5, WIDTHS):
+            found[f"mIoU in {name}@{width}"] = numbers(here[width - 1], there[:, width - 1])
+    return found
+
+
+def classification(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
+    """Return top-1 after fine-tuning, or of a linear probe of one layer."""
+    table = pd.read_parquet(folder / "predictions.parquet")
+    ids = index.images["image_id"].to_numpy()
+    right = np.zeros(len(ids))
+    right[rows_of(ids, table["image_id"].to_numpy())] = table["class_id"] == table["predicted"]
+    layer = metrics.run.task.partition("/")[2]
+    if re.fullmatch(r"conv_proj_(\d+)x\1", layer) and layer not in POOLED:
+        layer = "conv_proj_whole"  # whatever the side of the RoI blob is
+    name = f"top1 {layer or 'fine-tuned'}"
+    return {name: numbers(right.mean(), counts @ right / len(right))}
+
+
+SCORERS: dict[str, Callable[[Path, RunMetrics, Index, np.ndarray], Numbers]] = {
+    "detection": detection,
+    "segmentation": segmentation,
+    "classification": classification,
+    "probe": classification,
+}
+
+
+def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the places of ``wanted`` image ids in ``ids``; raises InputError for unknown ones."""
+    order = np.argsort(ids)
+    places = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
+    unknown = ids[places] != wanted
+    if unknown.any():
+        raise InputError(f"image {wanted[unknown][0]} is not in the split that is tested on")
+    return places
+
+
+def fitted(metrics: RunMetrics) -> bool:
+    """Say whether a run got its training images right well above what a blind answer does."""
+    score = metrics.fit.get("training_score")
+    floor = next((m.floor for m in metrics.metrics if m.floor is not None), 0.0)
+    return score is None or score >= floor + FITTED * (100 - floor)
+
+
+def read_target(name: str, index: Index, runs: Sequence[tuple[Path, RunMetrics]]) -> Target:
+    """Return what is known of a target from all of its runs; raises InputError for unlike ones."""
+    counts = resamples(len(index.images))
+    scores: dict[str, dict[str, dict[int, Scores]]] = {}
+    unfit = set()
+    for folder, metrics in runs:
+        who = metrics.run
+        scorer = SCORERS[who.task.partition("/")[0]]
+        for statistic, value in scorer(folder, metrics, index, counts).items():
+            scores.setdefault(statistic, {}).setdefault(who.pretraining, {})[who.seed] = value
+            if not fitted(metrics):
+                unfit.add((statistic, who.pretraining))
+    for name_of_task in {metrics.run.task for _, metrics in runs}:
+        check_comparable([metrics for _, metrics in runs if metrics.run.task == name_of_task])
+    dataset = runs[0][1].run.dataset
+    return Target(name, dataset, len(index.images), scores, frozenset(unfit))
