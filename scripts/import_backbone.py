@@ -24,6 +24,7 @@ Bring published or random weights into the form in which all else takes a backbo
 file under timm's parameter names, without a classifier, whose header says what it is. Weights that
 do not fit the network to the last parameter are refused.
 """
+UNCOUNTED = ".num_batches_tracked"
 INPUT = ("mean", "std")  # what a network subtracts and divides by, in its timm configuration
 
 
@@ -39,7 +40,8 @@ def parse_arguments() -> argparse.Namespace:
     source.add_argument("--url", help="where to download such a file, with --sha256")
     source.add_argument("--timm", metavar="TAG", help="full timm tag, such as resnet101.tv_in1k")
     add("--seed", type=int, help="seed of the random weights")
-    add("--sha256", metavar="HEX", help="checksum of the download")
+    add("--sha256", metavar="HEX", help="checksum of the download, or its first digits")
+    add("--prefix", default="", help="take what begins so, without it, and leave all else")
     add("--pretraining", required=True, metavar="NAME", help="name of this pre-training")
     add("--output", type=Path, required=True, help="backbone.safetensors to write")
     arguments = parser.parse_args()
@@ -64,13 +66,35 @@ def fill(model: nn.Module, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.untrained:
         return {"seed": arguments.seed}
     if arguments.weights is not None:
-        fit_backbone(model, read_weights(arguments.weights)[0], str(arguments.weights))
+        given, name = read_weights(arguments.weights)[0], str(arguments.weights)
+        fit_backbone(model, below(arguments.prefix, given, model, name), name)
         return {"file": arguments.weights.name, "sha256": sha256(arguments.weights)}
     if arguments.url is not None:
-        fit_backbone(model, downloaded(arguments), arguments.url)
+        given, name = downloaded(arguments), arguments.url
+        fit_backbone(model, below(arguments.prefix, given, model, name), name)
         return {"url": arguments.url, "sha256": arguments.sha256}
     fit_backbone(model, timm_weights(arguments.timm, model), arguments.timm)
     return {"timm": arguments.timm, "version": timm.__version__}
+
+
+def below(
+    prefix: str, given: dict[str, Tensor], model: nn.Module, source: str
+) -> dict[str, Tensor]:
+    """Return the parameters that begin with a prefix, without it; all for an empty one.
+
+    Batch normalisations of a frozen kind (torchvision's detectors have it) count no batches: the
+    model's own count, which changes no output, is put there.
+    """
+    if not prefix:
+        return given
+    chosen = {n.removeprefix(prefix): value for n, value in given.items() if n.startswith(prefix)}
+    if not chosen:
+        tops = sorted({".".join(name.split(".")[:2]) for name in given})
+        raise InputError(
+            f"{source}: no parameter begins with {prefix!r}; they begin with {', '.join(tops[:8])}"
+        )
+    counts = {n: value for n, value in model.state_dict().items() if n.endswith(UNCOUNTED)}
+    return counts | chosen
 
 
 def downloaded(arguments: argparse.Namespace) -> dict[str, Tensor]:

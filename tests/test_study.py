@@ -249,6 +249,16 @@ def test_controls_and_choices_are_checked(place: str, value: Any, message: str) 
             {"kind": "imported", "url": "https://example.org/x.pth", "sha256": "abc"},
             "pretrainings.imagenet_cls.sha256: String should match pattern",
         ),
+        (
+            "pretrainings.imagenet_cls.prefix",
+            "backbone.",
+            "pretrainings.imagenet_cls: `prefix` is for a `file` or `url`",
+        ),
+        (
+            "pretrainings.imagenet_cls.start",
+            "randon",
+            "pretrainings.imagenet_cls.start: there is no pre-training 'randon'; did you mean",
+        ),
         ("render_world", True, "render_world: needs `mirror` to be a folder"),
     ],
 )
@@ -265,6 +275,14 @@ def test_a_circle_is_named_without_what_leads_into_it() -> None:
     study["pretrainings"]["coco_images"]["start"] = "coco"
     expected = "pretrainings.coco: starts from itself (coco <- coco_images <- coco)"
     assert refusal(study) == f"config/demo.yaml: {expected}"
+
+
+def test_an_imported_detector_is_compared_with_its_start() -> None:
+    assert load_study(STUDY, "x").contrasts == {"coco": "imagenet_cls"}
+    mine = {"kind": "imported", "file": "mine.pth", "prefix": "backbone.", "start": "imagenet_cls"}
+    study = load_study(changed("pretrainings.mine", mine), "x")
+    assert study.contrasts == {"coco": "imagenet_cls", "mine": "imagenet_cls"}
+    assert "mine" not in study.detectors
 
 
 def test_a_world_is_rendered_into_a_folder_only() -> None:

@@ -87,8 +87,18 @@ class Imported(Strict):
     kind: Literal["imported"]
     file: Place | None = Field(None, description="a .safetensors or weights-only .pth file")
     url: str | None = Field(None, description="where to download such a file")
-    sha256: str | None = Field(None, description="checksum of `url`", pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(
+        None,
+        description="checksum of `url`, or its first 8 or more digits (which name PyTorch's files)",
+        pattern="^[0-9a-f]{8,64}$",
+    )
     timm: str | None = Field(None, description="full timm tag, such as resnet101.tv_in1k")
+    prefix: Plain = Field(
+        "", description="what stands before timm's names in `file` or `url`; all else is left out"
+    )
+    start: Name | None = Field(
+        None, description="a detector's: the pre-training it was trained from, to compare it with"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Imported:
@@ -96,6 +106,8 @@ class Imported(Strict):
             raise ValueError("give exactly one of `file`, `url` and `timm`")
         if (self.url is None) != (self.sha256 is None):
             raise ValueError("`url` and `sha256` come together: a download needs its checksum")
+        if self.timm is not None and self.prefix:
+            raise ValueError("`prefix` is for a `file` or `url`: a timm tag has timm's own names")
         if self.timm is not None and "." not in self.timm:
             raise ValueError("timm: give the full tag, such as resnet101.tv_in1k")
         return self
@@ -235,8 +247,10 @@ class Study(Strict):
 
     def _check_start(self, name: str) -> None:
         seen = [name]
-        while isinstance(here := self.pretrainings[seen[-1]], Trained | Matched):
+        while not isinstance(here := self.pretrainings[seen[-1]], Untrained):
             key, before = ("of", here.of) if isinstance(here, Matched) else ("start", here.start)
+            if before is None:
+                return
             if before not in self.pretrainings:
                 hint = suggest(before, self.pretrainings)
                 raise ValueError(
@@ -262,7 +276,13 @@ class Study(Strict):
     @property
     def contrasts(self) -> dict[str, str]:
         """What the paper asks about: a pre-training on detection, and the one it started from."""
-        return {name: given.start for name, given in self.detectors.items()}
+        trained = {name: given.start for name, given in self.detectors.items()}
+        imported = {
+            name: given.start
+            for name, given in self.pretrainings.items()
+            if isinstance(given, Imported) and given.start
+        }
+        return trained | imported
 
     @property
     def matched(self) -> dict[str, Matched]:

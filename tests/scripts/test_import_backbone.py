@@ -262,3 +262,38 @@ def test_real_weights_for_a_network_of_ones_own(
     given, made = read_weights(weights)[0], read_weights(path)[0]
     assert made.keys() == {name for name in given if not name.startswith("classifier.")}
     assert all(torch.equal(made[name], given[name]) for name in made)
+
+
+def torchvision_detector() -> nn.Module:
+    """A detector as torchvision publishes its weights: frozen normalisation, no batch counts."""
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops import FrozenBatchNorm2d
+
+    torch.manual_seed(3)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d
+    )
+    return FasterRCNN(backbone, num_classes=91).eval()
+
+
+def test_the_backbone_of_a_published_detector_is_taken_out_of_it(
+    import_backbone: Import, tmp_path: Path
+) -> None:
+    detector: Any = torchvision_detector()
+    torch.save(detector.state_dict(), tmp_path / "detector.pth")
+    checksum = hashlib.sha256((tmp_path / "detector.pth").read_bytes()).hexdigest()
+    url = (tmp_path / "detector.pth").as_uri()
+    words = ("--url", url, "--sha256", checksum[:8], "--prefix", "backbone.body.")
+    path = import_backbone(*words, name="resnet50", arguments={})
+    model: Any = build(BackboneChoice(name="resnet50")).eval()
+    load_backbone(model, path)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = detector.backbone.body(image)["3"]
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(model.forward_features(image), expected)
+    with pytest.raises(InputError, match=r"no parameter begins with 'body\.'.*backbone\.body"):
+        import_backbone(*words[:-1], "body.", name="resnet50", arguments={})
+    with pytest.raises(InputError, match="wrong sha256"):
+        import_backbone("--url", url, "--sha256", "0" * 8, name="resnet50", arguments={})

@@ -234,6 +234,21 @@ def with_superclasses(wildcards, input):
     return f"{more} --superclasses {input.superclasses}" if input.superclasses else more
 
 
+def own_metrics(wildcards):
+    """The quality of a pre-training on detection at its own task."""
+    name = wildcards.pretraining
+    return RESULTS / "pretraining" / name / "metrics.json" if name in STUDY.detectors else []
+
+
+def card_data(wildcards):
+    """The options of model_card.py that name what a pre-training was trained on here."""
+    if wildcards.pretraining in GIVEN:
+        return ""
+    dataset = STUDY.source(wildcards.pretraining).dataset
+    rendered = "--rendered" if STUDY.render_world else ""
+    return f"--dataset {dataset} {rendered} --archives {' '.join(DATASETS[dataset].archives)}"
+
+
 def given_weights(wildcards):
     """The options of import_backbone.py that say where the weights come from."""
     given = STUDY.pretrainings[wildcards.pretraining]
@@ -241,9 +256,10 @@ def given_weights(wildcards):
         return f"--untrained --seed {given.seed}"
     if given.timm:
         return f"--timm {given.timm}"
+    prefix = f"--prefix {given.prefix}" if given.prefix else ""
     if given.url:
-        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256}"
-    return f"--weights {given.file}"
+        return f"--url {shlex.quote(given.url)} --sha256 {given.sha256} {prefix}"
+    return f"--weights {given.file} {prefix}"
 
 
 def given_file(wildcards):
@@ -397,6 +413,7 @@ def design():
 def tables_and_figures():
     """All that a study makes; the runs' metrics too, so that a lost one is made again."""
     made = [f"datasets/{name}/statistics.png" for name in STUDY.described]
+    made += [f"pretraining/{name}/README.md" for name in STUDY.pretrainings]
     if STUDY.described:
         made += ["table1.csv"]
     if runs("detection", "metrics.json", "voc"):

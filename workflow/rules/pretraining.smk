@@ -179,6 +179,27 @@ rule cluster_superclasses:
         "--output {output} 2> {log}"
 
 
+rule model_card:
+    input:
+        backbone=PRETRAINING / "backbone.safetensors",
+        metrics=own_metrics,
+        code=code("model_card"),
+    output:
+        PRETRAINING / "README.md",
+    log:
+        LOGS / "model_card" / "{pretraining}.log",
+    benchmark:
+        TIMES / "model_card" / "{pretraining}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        data=card_data,
+        metrics=lambda wildcards, input: f"--metrics {input.metrics}" if input.metrics else "",
+    shell:
+        "python scripts/model_card.py --backbone {input.backbone} {params.data} {params.metrics} "
+        "--output {output} 2> {log}"
+
+
 rule export_backbone:
     input:
         model=PRETRAINING / "model.safetensors",
