@@ -20,6 +20,7 @@ include: "workflow/rules/detection.smk"
 include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
+include: "workflow/rules/controls.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -43,6 +44,8 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    dial,
+    shuffled_finetuning,
 
 
 # Where jobs run on this machine, none has to wait its turn: Snakemake's limit of jobs a second wakes

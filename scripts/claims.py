@@ -22,6 +22,7 @@ from detransfer.evidence.controls import (
     untrained_rows,
 )
 from detransfer.evidence.scores import read_target
+from detransfer.evidence.worlds import blank_rows, dial_rows, world_rows
 from detransfer.report.claims import Design, Target, ledger, read_all_published
 from detransfer.report.controls import COLUMNS, Row, not_run, read_controls, verdicts
 from detransfer.report.metrics import RunMetrics, read_metrics
@@ -60,10 +61,15 @@ def parse() -> argparse.Namespace:
     add("--untrained", nargs="*", default=[], metavar="RUN", help="pre-trainings that are none")
     add("--published", type=Path, required=True, help="folder of the paper's numbers")
     add("--lines", nargs="*", type=Path, default=[], help="tables of controls to take in")
-    add("--shuffled-probe", nargs="*", type=Path, default=[], metavar="FOLDER",
-        help="probes that learnt permuted labels")  # fmt: skip
-    add("--shuffled-finetuning", nargs="*", type=Path, default=[], metavar="FOLDER",
-        help="classifiers that learnt permuted labels")  # fmt: skip
+    add("--shuffled-probe", action="append", type=Path, default=[], metavar="FOLDER",
+        help="a probe that learnt permuted labels")  # fmt: skip
+    add("--shuffled-finetuning", action="append", type=Path, default=[], metavar="FOLDER",
+        help="a classifier that learnt permuted labels")  # fmt: skip
+    add("--blank", action="append", type=Path, default=[], metavar="FOLDER",
+        help="a run in a world without anything to see")  # fmt: skip
+    add("--dial", type=Path, help="dial.csv: a frozen pair at several contrasts")
+    add("--world", nargs=2, action="append", default=[], metavar=("NAME", "CLAIMS"),
+        help="claims.csv of a study in another world")  # fmt: skip
     add("--controls", type=Path, required=True, help="CSV of the controls to write")
     add("--output", type=Path, required=True, help="CSV of the claims to write")
     return parser.parse_args()
@@ -95,6 +101,10 @@ def controls(
         rows += rival_rows(target, design, STATEMENTS)
     rows += shuffled_rows("shuffled_probe", arguments.shuffled_probe)
     rows += shuffled_rows("shuffled_finetuning", arguments.shuffled_finetuning)
+    rows += blank_rows(arguments.blank)
+    rows += dial_rows(arguments.dial) if arguments.dial else []
+    for name, path in arguments.world:
+        rows += world_rows(name, Path(path))
     table = pd.concat([pd.DataFrame(rows, columns=COLUMNS), *map(read_controls, arguments.lines)])
     missing = [name for name in CONTROLS if name not in set(table["control"])]
     absent = [not_run(name, CONTROLS[name], MAKE) for name in missing]

@@ -96,12 +96,13 @@ def centred_boxes(train: Index, test: Index) -> pd.DataFrame:
     by_class = pd.DataFrame(sides, columns=["w", "h"]).groupby(objects["class_id"].to_numpy())
     mean = by_class.mean()
     having = objects.groupby("class_id")["image_id"].nunique() / len(train.images)
+    width, height = (test.images[name].to_numpy(float) for name in ("width", "height"))
     parts = []
-    for class_id, (w, h) in mean.iterrows():
-        width, height = (test.images[name].to_numpy(float) for name in ("width", "height"))
+    for class_id, w, h in zip(mean.index, mean["w"], mean["h"], strict=True):
         x, y = width * (1 - w) / 2, height * (1 - h) / 2
         boxes = np.stack([x, y, x + width * w, y + height * h], 1)
-        part = pd.DataFrame(boxes, columns=BOX).assign(class_id=class_id, score=having[class_id])
+        part = pd.DataFrame(boxes, columns=BOX)
+        part["class_id"], part["score"] = int(class_id), having.loc[class_id]
         parts.append(part.assign(image_id=test.images["image_id"].to_numpy()))
     return pd.concat(parts, ignore_index=True)
 

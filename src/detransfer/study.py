@@ -205,6 +205,7 @@ class Study(Strict):
         None, description="sha256sum file that replaces the catalog's checksums"
     )
     render_world: bool = Field(False, description="render the archives into `mirror` first")
+    world: Place | None = Field(None, description="recipe of that world; null: the study's own")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(min_length=1)
     backbone: BackboneChoice
     pretrainings: dict[Name, Pretraining] = Field(min_length=1)
@@ -301,6 +302,11 @@ class Study(Strict):
     def targets_of(self, task: str) -> dict[str, Target]:
         """The targets with a given task."""
         return {name: target for name, target in self.targets.items() if target.task == task}
+
+    @property
+    def world_recipe(self) -> Path:
+        """The recipe file of the rendered world."""
+        return self.world or self.recipe("world")
 
     def recipe(self, stage: str) -> Path:
         """The recipe file of a stage, such as ``finetune_caltech256``."""

@@ -434,7 +434,8 @@ def tables_and_figures():
     if MASK_PAIRS:
         made += ["figure3.csv", "figure3.pdf", "figure3.png"]
     if STUDY.targets:
-        made += ["claims.csv"]
+        made += ["controls.csv", "claims.csv"]
+        made += ["dial.csv", "dial.pdf", "dial.png"] if dial_points() else []
     metrics = [file for task in TASKS for file in runs(task, "metrics.json")]
     metrics += probes(PROBED, "conv5/metrics.json")
     return [RESULTS / name for name in made] + metrics

@@ -427,9 +427,21 @@ rule claims:
         heads=HEADS,
         indices=[index_files(target.dataset) for target in STUDY.targets.values()],
         published=sorted(STUDY.published.glob("*.csv")),
+        lines=lines(),
+        shuffled=permuted("probe"),
+        refined=[file for file in permuted("finetuning", "metrics.json") if file.exists()],
+        dial=RESULTS / "dial.csv" if dial_points() else [],
+        blank=[folder / "metrics.json" for folder in blank_runs()],
+        worlds=other_worlds("*_only/claims.csv"),
         code=code("claims"),
     output:
-        report(
+        controls=report(
+            RESULTS / "controls.csv",
+            caption="../report/controls.rst",
+            category="Claims",
+            labels={"table": "controls", "shows": "what must hold before a verdict counts"},
+        ),
+        claims=report(
             RESULTS / "claims.csv",
             caption="../report/claims.rst",
             category="Claims",
@@ -451,6 +463,17 @@ rule claims:
         layers=[file.parent for file in head_metrics(HEADS)],
         indices=tested_targets(),
         design=design(),
+        shuffled=[f"--shuffled-probe {folder / 'conv5'}" for folder in permuted("probe")],
+        refined=[
+            f"--shuffled-finetuning {folder}"
+            for folder in permuted("finetuning")
+            if (folder / "metrics.json").exists()
+        ],
+        dial=f"--dial {RESULTS / 'dial.csv'}" if dial_points() else "",
+        blank=[f"--blank {folder}" for folder in blank_runs()],
+        worlds=[f"--world {file.parent.name} {file}" for file in other_worlds("*_only/claims.csv")],
     shell:
         "python scripts/claims.py {params.runs} {params.layers} {params.indices} {params.design} "
-        "--published {params.published} --output {output} 2> {log}"
+        "--published {params.published} --lines {input.lines} {params.shuffled} {params.refined} "
+        "{params.dial} {params.blank} {params.worlds} --controls {output.controls} "
+        "--output {output.claims} 2> {log}"

@@ -1,8 +1,9 @@
-"""Controls that follow from the runs of a study: the untrained, rivals that are none, rehearsals."""
+"""Controls from a study's runs: the untrained, false rivals, permuted labels, rehearsals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def rivals(scores: Mapping[str, Seeds], design: Design) -> Iterator[Effect]:
     for name, seeds in scores.items():
         if name not in design.untrained:
             ids = sorted(seeds)
-            for one, other in zip(ids, ids[1:], strict=False):
+            for one, other in pairwise(ids):
                 yield effect({one: seeds[one]}, {other: seeds[other]}, over)
 
 

@@ -99,7 +99,9 @@ def segmentation(folder: Path, metrics: RunMetrics, index: Index, counts: np.nda
         found[f"IoU {name}"] = numbers(by_class[0][place], by_class[1][:, place])
     for name, inside in (("trimap", trimap), ("anti-trimap", anti_trimap)):
         here, there = mean_iou(inside(total)), mean_iou(inside(resampled))
-        found[f"mIoU in {name}"] = numbers(here.mean(), there.mean(-1))
+        whole = inside(total)[..., 1].astype(bool).sum(-1)  # classes that a width has pixels of
+        wide = whole == whole.max()
+        found[f"mIoU in {name}"] = numbers(here[wide].mean(), there[:, wide].mean(-1))
         for width in (5, WIDTHS):
             found[f"mIoU in {name}@{width}"] = numbers(here[width - 1], there[:, width - 1])
     return found

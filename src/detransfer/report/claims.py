@@ -253,7 +253,8 @@ def gated(
     if reasons:
         return INVALID, "; ".join(reasons)
     if np.isnan(ours.detectable):
-        return INCONCLUSIVE, "one seed says nothing of how far another training would differ"
+        alone = judge(statement, ours.low, ours.high)
+        return INCONCLUSIVE, f"one seed: over the test images alone it would be {alone}"
     return judge(statement, ours.low, ours.high), ""
 
 
