@@ -18,7 +18,7 @@ from sklearn.ensemble import RandomForestClassifier
 from detransfer.console import run
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index, read_index
-from detransfer.report.controls import COLUMNS, outcome, share_interval
+from detransfer.report.controls import COLUMNS, one_run, outcome
 from detransfer.report.tables import write_table
 
 TREES = 100
@@ -81,7 +81,7 @@ def main() -> None:
     for name, values in train.items():
         forest = RandomForestClassifier(TREES, random_state=0).fit(values[known], labels[0][known])
         guessed = forest.predict(test[name][asked])
-        interval = share_interval([(labels[1][asked], guessed)])
+        interval = one_run((labels[1][asked], guessed))
         # Worse than chance can be: a number that a class has in training it lacks in the test.
         what = f"top-1 from the {name}"
         rows.append(outcome("leaks", arguments.target, what, interval, worse=True))

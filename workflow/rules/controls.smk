@@ -1,5 +1,6 @@
 # Controls: what must hold before a verdict counts (docs/claims.md).
 CONTROLS = RESULTS / "controls"
+DRAWS = range(5)  # permutations of the labels: in one, whole classes may keep theirs by luck
 FIRST = sorted(set(STUDY.contrasts.values()))[:1]  # what the pre-trainings on detection start from
 
 
@@ -10,7 +11,7 @@ def permuted(kind, file=""):
         for target in CLASSIFIED
         for pretraining in FIRST
         if pretraining in STUDY.fine_tuned(target)
-        for seed in STUDY.seeds
+        for seed in DRAWS
     ]
 
 
@@ -116,6 +117,7 @@ use rule probe as probe_shuffled with:
         TIMES / "probe_shuffled" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
     wildcard_constraints:
         target=one_of(CLASSIFIED),
+        seed=one_of(map(str, DRAWS)),
     params:
         layers="conv5",
         curves="--shuffle-labels",
@@ -137,6 +139,10 @@ use rule finetune_classifier as finetune_shuffled with:
         LOGS / "finetune_shuffled" / "{target}" / "{pretraining}" / "seed{seed}.log",
     benchmark:
         TIMES / "finetune_shuffled" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        pretraining=one_of(STUDY.pretrainings),
+        target=one_of(CLASSIFIED),
+        seed=one_of(map(str, DRAWS)),
     params:
         program="train_classifier",
         gpu=STUDY.resources.train.gpu,
@@ -164,6 +170,9 @@ use rule classify as classify_shuffled with:
         LOGS / "classify_shuffled" / "{target}" / "{pretraining}" / "seed{seed}.log",
     benchmark:
         TIMES / "classify_shuffled" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
+    wildcard_constraints:
+        target=one_of(CLASSIFIED),
+        seed=one_of(map(str, DRAWS)),
 
 
 # What `make controls` asks of the study itself.

@@ -18,7 +18,7 @@ from detransfer.report.claims import (
     combined,
     spread_of,
 )
-from detransfer.report.controls import Row, line, outcome, share_interval
+from detransfer.report.controls import Row, line, outcome, several_runs
 from detransfer.report.effects import Effect, Seeds, effect
 from detransfer.report.metrics import RunMetrics, read_metrics
 from detransfer.report.rehearsal import ledgers
@@ -116,7 +116,7 @@ def rehearsal_rows() -> Iterator[Row]:
 
 
 def shuffled_rows(control: str, folders: Sequence[Path]) -> Iterator[Row]:
-    """Yield the test accuracy of what learnt permuted labels, by target, all seeds together.
+    """Yield the test accuracy of what learnt permuted labels, by target, all draws together.
 
     Each folder is a run with metrics.json and predictions.parquet. Raises InputError for others.
     """
@@ -127,11 +127,9 @@ def shuffled_rows(control: str, folders: Sequence[Path]) -> Iterator[Row]:
     for target, given in runs.items():
         answers = [answers_of(folder / "predictions.parquet") for folder, _ in given]
         known = np.mean([float(metrics.fit["training_score"]) for _, metrics in given])
-        detail = (
-            f"training top-1 {known:.1f} %; {len(given)} seeds of {given[0][1].run.pretraining}"
-        )
+        detail = f"training top-1 {known:.1f} %; {len(given)} draws, {given[0][1].run.pretraining}"
         what = "test top-1 after permuting the training labels"
-        yield outcome(control, target, what, share_interval(answers), detail)
+        yield outcome(control, target, what, several_runs(answers), detail)
 
 
 def answers_of(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from detransfer.console import InputError
 from detransfer.evidence.controls import answers_of
-from detransfer.report.controls import Row, line, outcome, share_interval
+from detransfer.report.controls import Row, line, one_run, outcome
 from detransfer.report.metrics import RunMetrics, read_metrics
 from detransfer.segmentation.by_distance import read_confusion
 from detransfer.segmentation.scores import iou
@@ -38,7 +38,7 @@ def blank_rows(folders: list[Path]) -> Iterator[Row]:
             )
         else:
             what = f"top-1 {'fine-tuned' if who.task == 'classification' else who.task}"
-            found = share_interval([answers_of(folder / "predictions.parquet")])
+            found = one_run(answers_of(folder / "predictions.parquet"))
             yield outcome("destroyed", target, what, found, detail)
 
 

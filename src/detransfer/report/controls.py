@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from detransfer.console import InputError
 from detransfer.report.claims import Control
@@ -38,25 +39,37 @@ class Chance:
         return self.low <= self.chance + ROUNDING
 
 
-def share_interval(answers: Sequence[tuple[np.ndarray, np.ndarray]], seed: int = 0) -> Chance:
-    """Return how often answers are right, over runs of (true, answered) classes, each (n,).
+Answers = tuple[np.ndarray, np.ndarray]  # true and answered classes, each (n,)
+
+
+def one_run(answers: Answers, seed: int = 0) -> Chance:
+    """Return how often the answers of a run are right.
 
     The interval is that of answers which say nothing of the class: it comes from giving the
     answered classes other names, at random, which keeps that images of a class get like answers.
     """
     rng = np.random.default_rng(seed)
-    draws, values = np.zeros(RELABELLINGS), []
-    for truth, answered in answers:
-        names, places = np.unique(np.concatenate([truth, answered]), return_inverse=True)
-        table = np.zeros((len(names), len(names)))
-        np.add.at(table, (places[: len(truth)], places[len(truth) :]), 1)
-        values.append(100 * np.trace(table) / len(truth))
-        for draw in range(RELABELLINGS):
-            draws[draw] += table[np.arange(len(names)), rng.permutation(len(names))].sum()
-    draws *= 100 / sum(len(truth) for truth, _ in answers)
-    value, chance = float(np.mean(values)), float(draws.mean())
+    truth, answered = answers
+    names, places = np.unique(np.concatenate([truth, answered]), return_inverse=True)
+    table = np.zeros((len(names), len(names)))
+    np.add.at(table, (places[: len(truth)], places[len(truth) :]), 100 / len(truth))
+    rows = np.arange(len(names))
+    draws = [table[rows, rng.permutation(len(names))].sum() for _ in range(RELABELLINGS)]
+    value, chance = float(np.trace(table)), float(np.mean(draws))
     low, high = np.quantile(draws, [0.025, 0.975])
     return Chance(value, value - (high - chance), value + (chance - low), chance)
+
+
+def several_runs(answers: Sequence[Answers]) -> Chance:
+    """Return the mean over independent runs; of two or more, with Student's interval."""
+    found = [one_run(each) for each in answers]
+    if len(found) == 1:
+        return found[0]
+    values = np.array([each.value for each in found])
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    half = float(special.stdtrit(len(values) - 1, 0.975) * error)
+    mean = float(values.mean())
+    return Chance(mean, mean - half, mean + half, float(np.mean([each.chance for each in found])))
 
 
 def outcome(
