@@ -82,6 +82,11 @@ def dial_rows(path: Path) -> Iterator[Row]:
             bool(rise[place] <= noise[place]), "points",
             " > ".join(f"{value:.1f}" for value in part["value"][::-1]),
         )  # fmt: skip
+        above, room = 100 * share[0] - part["floor"].iloc[0], 2 * float(np.sqrt(variance[0]))
+        yield line(
+            "dial", str(target), f"top-1 of {name} above the floor at the lowest contrast",
+            float(above), f"at most {room:.3g}: two standard errors", bool(above <= room), "points",
+        )  # fmt: skip
 
 
 def world_rows(name: str, claims: Path) -> Iterator[Row]:
