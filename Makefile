@@ -29,6 +29,7 @@ IN_WORLD = $(IN_VENV) snakemake --cores $(CORES) --configfile config/controls/$(
 AT_CONTRAST = $(call IN_WORLD,contrast) --config results=$(1) world=config/controls/worlds/$(notdir $(1)).yaml \
 	data=$(1:results/%=data/%) state=$(1:results/%=state/%) mirror=$(1:results/%=data/%)/mirror \
 	checksums=$(1:results/%=data/%)/mirror/SHA256SUMS --
+SHUFFLED := $(foreach seed,0 1 2 3 4,results/demo/controls/shuffled_finetuning/caltech256/imagenet_cls/seed$(seed)/metrics.json)
 FAINT_WORLDS := $(FAINT:%=results/demo/controls/contrast_%)
 
 controls: demo ## Run the controls that the demo leaves out: about half an hour on 2 cores
@@ -36,7 +37,7 @@ controls: demo ## Run the controls that the demo leaves out: about half an hour 
 	$(call AT_CONTRAST,$(firstword $(FAINT_WORLDS))) $(foreach n,2 4 5,$(firstword $(FAINT_WORLDS))/table$(n).csv)
 	$(call IN_WORLD,part_only) -- results/demo/controls/part_only/claims.csv
 	$(call IN_WORLD,extent_only) -- results/demo/controls/extent_only/claims.csv
-	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES) -- shuffled_finetuning
+	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES) -- $(SHUFFLED)
 	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES)
 
 test: lint ## Check the style and the types, then run all tests

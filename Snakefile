@@ -45,7 +45,6 @@ localrules:
     figure3,
     figure4,
     dial,
-    shuffled_finetuning,
 
 
 # Where jobs run on this machine, none has to wait its turn: Snakemake's limit of jobs a second wakes

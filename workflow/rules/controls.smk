@@ -175,12 +175,6 @@ use rule classify as classify_shuffled with:
         seed=one_of(map(str, DRAWS)),
 
 
-# What `make controls` asks of the study itself.
-rule shuffled_finetuning:
-    input:
-        permuted("finetuning", "metrics.json"),
-
-
 rule dial:
     input:
         metrics=[point / "metrics.json" for _, point in dial_points()],

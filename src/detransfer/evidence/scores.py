@@ -34,6 +34,12 @@ from detransfer.segmentation.scores import iou, mean_iou
 
 OCCLUDED = {"low": 1, "medium": 2}  # the least occlusion level of Table 3's columns
 POOLED = ("conv_proj_2x2", "conv_proj_4x4")
+LOOKED_AT = {  # columns of visualization's images.parquet
+    "inside_share": "inside share",
+    "best_iou": "best IoU",
+    "mean_drop": "mean drop",
+    "fragile_share": "fragile share",
+}
 FITTED = 0.2  # of the way from the floor to 100: a training score below that has not fitted
 Numbers = dict[str, Scores]  # of a run, by statistic
 
@@ -120,11 +126,31 @@ def classification(folder: Path, metrics: RunMetrics, index: Index, counts: np.n
     return {name: numbers(right.mean(), counts @ right / len(right))}
 
 
+def visualization(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
+    """Return what activation maps and mask-out maps come to, means over the images that have it."""
+    table = pd.read_parquet(folder / "images.parquet")
+    place = rows_of(index.images["image_id"].to_numpy(), table["image_id"].to_numpy())
+    return {
+        name: mean_over_images(table[column].to_numpy(float), place, counts)
+        for column, name in LOOKED_AT.items()
+        if column in table
+    }
+
+
+def mean_over_images(values: np.ndarray, place: np.ndarray, counts: np.ndarray) -> Scores:
+    """Return the mean of the values (n,) of the images in columns ``place``; NaN ones are out."""
+    known = np.isfinite(values)
+    weight = counts[:, place[known]]
+    with np.errstate(invalid="ignore"):
+        return numbers(float(values[known].mean()), weight @ values[known] / weight.sum(1))
+
+
 SCORERS: dict[str, Callable[[Path, RunMetrics, Index, np.ndarray], Numbers]] = {
     "detection": detection,
     "segmentation": segmentation,
     "classification": classification,
     "probe": classification,
+    "visualization": visualization,
 }
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from detransfer.console import InputError
 from detransfer.report.bootstrap import Scores
-from detransfer.report.effects import Effect, Seeds, Spread, effect, spread
+from detransfer.report.effects import FROZEN, Effect, Seeds, Spread, effect, spread
 from detransfer.report.published import read_published
 from detransfer.report.statements import Statement
 
@@ -206,7 +206,7 @@ def rows_of(
 ) -> Iterator[dict[str, object]]:
     """Yield the rows of one statement on one target."""
     found = combined(target, statement)
-    over = spread_of(found, design)
+    over = spread_of(found, design) if statement.seeded else FROZEN
     for run, baseline in pairs(statement, found, design):
         ours = effect(found[run], found[baseline] if baseline else None, over)
         verdict, reason = gated(statement, target, ours, (run, baseline), controls)

@@ -44,6 +44,9 @@ class Spread:
         return float(np.sqrt(2 * self.variance)) if self.freedom else np.nan
 
 
+FROZEN = Spread(0.0, 10**6, 0.0)  # of what no seed trains
+
+
 @dataclass(frozen=True)
 class Effect:
     """A difference, its 95 % interval, and the least one that would be found in 4 of 5 studies.

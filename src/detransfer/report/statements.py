@@ -31,8 +31,9 @@ class Statement:
     ``terms`` are pairs of weight and statistic. ``expected`` is the sign of the quantity: ``more``
     (above zero), ``less`` (below), or ``same`` (within ``margin`` of zero either way). ``named``
     are the two runs of ``against="named"``. ``dataset`` is the one data set that it is about, if it
-    is about one. ``published`` is the effect where no table of the paper holds it. ``controls`` are
-    what must hold for the verdict to count.
+    is about one. ``published`` is the effect where no table of the paper holds it. ``seeded``:
+    seeds train something that it is about (not so of frozen networks that are only looked at).
+    ``controls`` are what must hold for the verdict to count.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Statement:
     dataset: str | None = None
     published: float | None = None
     unit: str = "points"
+    seeded: bool = True
 
     @property
     def margin(self) -> float | None:
@@ -62,7 +64,7 @@ SEGMENTATION = EVERY
 CLASSIFICATION = (*EVERY, "shuffled_finetuning")
 PROBE = (*EVERY, "shuffled_probe")
 BOTH = (*EVERY, "shuffled_finetuning", "shuffled_probe")
-PICTURES = ("oracle", "shuffled_probe", "planted")
+SPACES = ("a_against_a", "planted", "oracle", "leaks", "dial")
 SETS = ("imagenet_loc", "coco", "openimages")
 # The slope of a least-squares line through the scores at the nine overlaps, per step of 0.1.
 SLOPE = tuple((round((10 * iou - 5) / 60, 4), f"mAP@{iou:g}") for iou in IOUS)
@@ -185,4 +187,37 @@ CLASSES = (
         for id, one, other, sign in HEAD
     ),
 )  # fmt: skip
-STATEMENTS = (*VOC, *COCO, *MASKS, *CLASSES)
+LOOKED_AT = (
+    Statement(
+        "same_cluster", "4.3, Figure 6",
+        "P(same cluster after classification | same after detection) less the reverse, mean over "
+        "the numbers of clusters",
+        ((1, "same cluster"),), "more", SPACES, "alone",
+    ),
+    Statement(
+        "fragmented", "4.3, Figure 7",
+        "change in the share of an image's nearest neighbours that are of its class",
+        ((1, "neighbours alike"),), "less", SPACES, seeded=False,
+    ),
+    Statement(
+        "activations_on_objects", "4.4, Figure 8",
+        "change in the share of the activation that lies on the objects",
+        ((1, "inside share"),), "more", SPACES, seeded=False,
+    ),
+    Statement(
+        "activations_cover_objects", "4.4, Figure 8",
+        "change in the IoU of the objects with the activation above its best threshold",
+        ((1, "best IoU"),), "more", SPACES, seeded=False,
+    ),
+    Statement(
+        "masking_drop", "4.4, Figure 9",
+        "change in the mean drop of the true class's probability under a mask",
+        ((1, "mean drop"),), "less", (*SPACES, "shuffled_probe"), seeded=False,
+    ),
+    Statement(
+        "masking_fragile", "4.4, Figure 9",
+        "change in the share of mask positions that halve the true class's probability",
+        ((1, "fragile share"),), "less", (*SPACES, "shuffled_probe"), seeded=False,
+    ),
+)  # fmt: skip
+STATEMENTS = (*VOC, *COCO, *MASKS, *CLASSES, *LOOKED_AT)
