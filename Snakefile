@@ -21,6 +21,7 @@ include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/controls.smk"
+include: "workflow/rules/visualization.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -45,6 +46,8 @@ localrules:
     figure3,
     figure4,
     dial,
+    figure8,
+    figure9,
 
 
 # Where jobs run on this machine, none has to wait its turn: Snakemake's limit of jobs a second wakes

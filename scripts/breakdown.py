@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from detransfer.console import InputError, run
 from detransfer.data.index import Index, read_index
+from detransfer.report.groups import groups
 from detransfer.report.metrics import RunMetrics, check_comparable, read_metrics
 from detransfer.report.tables import write_table
 
@@ -24,9 +24,6 @@ root of its share of the image's area), and by objects (how many there are). A g
 (included) to high (not included; empty: no end); images is what a number rests on, mean and std are
 top-1 in percent over n seeds.
 """
-SHARES = [0.0, 0.25, 0.5, 0.75, np.inf]
-COUNTS = [1, 2, 3, 5, np.inf]
-QUARTERS = [0.25, 0.5, 0.75]
 KEY = ["dataset", "target", "run", "by", "low", "high"]
 
 
@@ -48,30 +45,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def traits(index: Index) -> dict[str, np.ndarray]:
-    """Return, for each image of an index, what it is grouped by."""
-    area = index.images["width"].to_numpy(float) * index.images["height"].to_numpy(float)
-    found = {"image_size": np.sqrt(area)}
-    index = index.in_order()
-    objects = index.objects[~index.objects[["difficult", "crowd", "group_of"]].any(axis=1)]
-    if not len(objects):
-        return found
-    size = (objects["x2"] - objects["x1"]) * (objects["y2"] - objects["y1"])
-    of_image = size.groupby(objects["image_id"]).agg(["max", "size"])
-    of_image = of_image.reindex(index.images["image_id"])
-    found["object_share"] = np.sqrt(of_image["max"].to_numpy() / area)
-    found["objects"] = of_image["size"].to_numpy()
-    return found
-
-
-def edges(name: str, values: np.ndarray) -> list[float]:
-    """Return the borders of the groups, the last of them infinite."""
-    if name == "image_size":
-        return [0.0, *np.unique(np.ceil(np.quantile(values, QUARTERS))), np.inf]
-    return SHARES if name == "object_share" else COUNTS
-
-
-def groups(metrics: RunMetrics, predictions: Path, index: Index) -> Iterator[dict[str, object]]:
+def accuracies(metrics: RunMetrics, predictions: Path, index: Index) -> Iterator[dict[str, object]]:
     """Yield the accuracy of one run in every group that has an image."""
     table = pd.read_parquet(predictions)
     row = pd.Index(index.images["image_id"]).get_indexer(pd.Index(table["image_id"]))
@@ -79,22 +53,19 @@ def groups(metrics: RunMetrics, predictions: Path, index: Index) -> Iterator[dic
         raise InputError(f"{predictions}: has images that {index.root} does not; score it again")
     right = (table["class_id"] == table["predicted"]).to_numpy()
     name = metrics.run
-    for by, values in traits(index).items():
-        borders = edges(by, values)
-        place = np.digitize(values[row], borders[1:-1])
-        for number, (low, high) in enumerate(itertools.pairwise(borders)):
-            inside = right[(place == number) & ~np.isnan(values[row])]
-            if len(inside):
-                yield {
-                    "dataset": name.dataset,
-                    "target": name.target,
-                    "run": name.pretraining,
-                    "by": by,
-                    "low": low,
-                    "high": high,
-                    "images": len(inside),
-                    "top1": 100 * inside.mean(),
-                }
+    for group in groups(index):
+        inside = right[group.inside[row]]
+        if len(inside):
+            yield {
+                "dataset": name.dataset,
+                "target": name.target,
+                "run": name.pretraining,
+                "by": group.by,
+                "low": group.low,
+                "high": group.high,
+                "images": len(inside),
+                "top1": 100 * inside.mean(),
+            }
 
 
 def main() -> None:
@@ -108,7 +79,7 @@ def main() -> None:
         own = [(metrics, path) for metrics, path in runs if metrics.run.target == target]
         check_comparable([metrics for metrics, _ in own])
         for metrics, path in own:
-            rows.extend(groups(metrics, path, indices[target]))
+            rows.extend(accuracies(metrics, path, indices[target]))
     table = pd.DataFrame(rows).replace({"high": {np.inf: np.nan}})
     summary = table.groupby(KEY, sort=False, dropna=False).agg(
         images=("images", "first"), mean=("top1", "mean"), std=("top1", "std"), n=("top1", "size")

@@ -81,7 +81,9 @@ EVERYTHING = {
     "probe": 2 * RUNS,
     "probe_head": 1,
     **{f"table{number}": 1 for number in range(1, 8)},
-    **{f"figure{number}": 1 for number in range(1, 5)},
+    "mask_out": 2 * RUNS,
+    "map_activations": RUNS,
+    **{f"figure{number}": 1 for number in (1, 2, 3, 4, 8, 9)},
     "table4_classes": 1,
     "few_shot": 1,
     "breakdown": 1,
@@ -114,7 +116,8 @@ SCORED_MASKS = {"evaluate_segmentation": SEGMENTED, "table4": 1, "table4_classes
 SCORED_MASKS |= {"claims": 1, "figure3": 1, "figure4": 1, "all": 1}
 MASKS = {"finetune_segmenter": SEGMENTED, "segment": SEGMENTED, **SCORED_MASKS}
 RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
-RECORDED |= {"probe": RUNS, "breakdown": 1}
+RECORDED |= {"probe": RUNS, "breakdown": 1, "mask_out": RUNS, "figure9": 1}
+MAPPED = {"map_activations": RUNS, "figure8": 1, "claims": 1}
 PROBED = {
     **RECORDED,
     "probe_head": 1,
@@ -161,7 +164,9 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["training"].update(
             epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
         )
-    if "images" in recipe:
+    if recipe["task"] == "visualization":
+        recipe.update(images=4, stride=32)
+    elif "images" in recipe:
         masks = recipe["task"] == "segmentation"
         recipe["images"].update({"short": 64, "long": 64} if masks else {"size": 64, "resize": 64})
     if "chips" in recipe:
@@ -223,11 +228,12 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    drawn = (*(f"figure{number}" for number in range(1, 5)), "diagnosis", "few_shot")
+    drawn = (*(f"figure{number}" for number in (1, 2, 3, 4, 8, 9)), "diagnosis", "few_shot")
     figures = {f"{name}.{form}" for name in drawn for form in FORMS}
     tables = {f"table{number}.csv" for number in range(1, 8)}
     tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv"}
     tables |= {"claims.csv", "controls.csv"}
+    tables |= {f"figure{number}_images.csv" for number in (8, 9)}
     assert made == tables | figures | {"world.png"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
@@ -355,7 +361,7 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
 def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     """index.py loads its reader by name; of all readers only the data set's own counts."""
     with edited(tiny.folder / "src/detransfer/data/readers/voc_segmentation.py"):
-        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, "floors": 1, **MASKS}
+        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, "floors": 1, **MAPPED, **MASKS}
     with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
         assert tiny.plan(*WORDS) == {
             "index": 2,  # the masks' reader takes its lists of images from it
@@ -367,6 +373,7 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
             "floors": 2,
             "leaks": 1,
             **RECORDED,
+            **MAPPED,
             **MASKS,
             "detect": RUNS,
             **SCORING,

@@ -19,12 +19,15 @@ from detransfer.data.formats import READERS
 from detransfer.imports import imported_files
 from detransfer.recipes import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study
+from detransfer.visualization.recipe import load_visualization
 
 try:
     STUDY = load_study(config, "configuration")
     check_files(STUDY)
     DATASETS = study_datasets(STUDY)
     RECIPES = load_recipes(STUDY)
+    if "probe" in RECIPES:
+        RECIPES["visualization"] = load_visualization(STUDY, RECIPES["features"])
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -354,6 +357,56 @@ def metric_of(name):
     return RECIPES[f"evaluate_{name}"].metric.kind
 
 
+def by_dataset(targets):
+    """The first target on each data set."""
+    found = {}
+    for name in targets:
+        found.setdefault(STUDY.targets[name].dataset, name)
+    return found
+
+
+# Data sets whose test images are looked at: those of the probed targets are masked out, and those
+# of segmentation have masks that activation maps are held against. Each with its first target.
+MASKED_OUT = by_dataset(PROBED)
+VISUALIZED = by_dataset([*PROBED, *STUDY.targets_of("segmentation")]) if CLASSIFIED else {}
+WITH_MASKS = [name for name in VISUALIZED if name not in MASKED_OUT]
+ACTIVE_IN = [*WITH_MASKS, *VISUALIZED][:1]  # in Figure 8, which says so where there are no masks
+WITH_OBJECTS = [name for name, target in MASKED_OUT.items() if target not in CLASSIFIED]
+
+
+def visualization_probe(wildcards):
+    """The files of the probe, of the first seed, whose probabilities are mapped."""
+    place = f"{MASKED_OUT[wildcards.dataset]}/{wildcards.pretraining}/seed{STUDY.seeds[0]}/conv5"
+    names = ("metrics.json", "classes.csv", "probe.safetensors")
+    return [RESULTS / "probe" / place / name for name in names]
+
+
+def visualized(datasets, file):
+    """One file of what every pre-training makes of the test images of some data sets."""
+    return [
+        RESULTS / "visualization" / dataset / name / file
+        for dataset in datasets
+        for name in (
+            STUDY.fine_tuned(MASKED_OUT[dataset])
+            if dataset in MASKED_OUT
+            else STUDY.pretrainings  # a map of activations needs no probe
+        )
+    ]
+
+
+def visualized_targets(datasets):
+    """The options that tell a figure of data sets: target, folder of the index, split."""
+    return [
+        f"--target {VISUALIZED[name]} {index_folder(name)} {DATASETS[name].eval_split}"
+        for name in datasets
+    ]
+
+
+def controls():
+    """The options of a comparison: each pre-training on detection with its matched control."""
+    return [f"--control {given.of} {name}" for name, given in STUDY.matched.items()]
+
+
 VOC_PAIRS = [
     pair
     for target in STUDY.targets_of("detection")
@@ -429,6 +482,8 @@ def tables_and_figures():
         made += ["table5.csv", "table6.csv", "breakdown.csv"]
         made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
         made += ["table7.csv"] if HEADS else []
+    if VISUALIZED and STUDY.contrasts:
+        made += [f"figure{number}.{kind}" for number in (8, 9) for kind in ("csv", "pdf", "png")]
     if STUDY.targets_of("segmentation"):
         made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]
     if MASK_PAIRS:

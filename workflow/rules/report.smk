@@ -425,6 +425,7 @@ rule claims:
     input:
         runs=[claimed(task, file) for task, files in CLAIMED.items() for file in files],
         heads=HEADS,
+        maps=[visualized(VISUALIZED, file) for file in ("metrics.json", "images.parquet")],
         indices=[index_files(target.dataset) for target in STUDY.targets.values()],
         published=sorted(STUDY.published.glob("*.csv")),
         lines=lines(),
@@ -460,6 +461,7 @@ rule claims:
     params:
         published=STUDY.published,
         runs=[folder for task in CLAIMED for folder in claimed(task, "")],
+        maps=visualized(VISUALIZED, ""),
         layers=[file.parent for file in head_metrics(HEADS)],
         indices=tested_targets(),
         design=design(),
@@ -473,7 +475,7 @@ rule claims:
         blank=[f"--blank {folder}" for folder in blank_runs()],
         worlds=[f"--world {file.parent.name} {file}" for file in other_worlds("*_only/claims.csv")],
     shell:
-        "python scripts/claims.py {params.runs} {params.layers} {params.indices} {params.design} "
+        "python scripts/claims.py {params.runs} {params.layers} {params.maps} {params.indices} {params.design} "
         "--published {params.published} --lines {input.lines} {params.shuffled} {params.refined} "
         "{params.dial} {params.blank} {params.worlds} --controls {output.controls} "
         "--output {output.claims} 2> {log}"

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from detransfer.console import InputError
+from detransfer.data.index import BOX, FLAGS, Index, write_index
+from tests.detection.rectangles import call
+from tests.scripts.recordings import RUNS, covered, outputs, write_recipes, write_recording
+from tests.segmentation.scenes import write_scenes
+
+IMAGES = 9
+
+
+class World:
+    """Recordings of three runs on scenes with masks; another index knows some objects' boxes."""
+
+    def __init__(self, folder: Path, masks: bool = True) -> None:
+        self.folder = folder
+        whole = write_scenes(folder / "scenes", 1, IMAGES)
+        if not masks:
+            whole = replace(whole, images=whole.images.drop(columns="mask"))
+        write_index(folder / "index", whole)
+        self.index = whole.split("test")
+        rng = np.random.default_rng(0)
+        for name in RUNS:
+            table = covered(self.index, name)
+            table = table if masks else table[["image_id", "path"]]
+            maps = {"activation": 255 * rng.random((IMAGES, 3, 3))}
+            write_recording(folder / "runs" / name, "scenes", table, maps)
+        self.write_objects()
+
+    def write_objects(self) -> None:
+        """An index of four of the files under other ids: one, two, three and five objects."""
+        images = self.index.images.iloc[:4].drop(columns="mask", errors="ignore")
+        rows = [
+            (number, 0, 0, 0, 8, 8, *[False] * len(FLAGS))
+            for number, count in enumerate((1, 2, 3, 5))
+            for _ in range(count)
+        ]
+        objects = pd.DataFrame(rows, columns=["image_id", "class_id", *BOX, *FLAGS])
+        classes = self.index.classes
+        boxed = Index(images.assign(image_id=range(4)), objects, classes, self.index.root)
+        write_index(self.folder / "boxes", boxed)
+
+    def draw(self, repository: Path, out: Path, *more: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        out.mkdir(exist_ok=True)
+        view, _ = write_recipes(out)
+        words = [str(self.folder / "runs" / name) for name in RUNS]
+        words += ["--target", "scenes", str(self.folder / "index"), "test", view, *more]
+        words += ["--contrast", "det", "cls", *outputs(out, "figure8")]
+        call(repository / "scripts/figure8.py", words)
+        return pd.read_csv(out / "figure8.csv"), pd.read_csv(out / "figure8_images.csv")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("maps"))
+
+
+def test_the_table_has_means_differences_and_floors(
+    repository: Path, world: World, tmp_path: Path
+) -> None:
+    more = ["--objects", str(world.folder / "boxes"), "--control", "det", "random"]
+    table, _ = world.draw(repository, tmp_path, *more)
+    rows = table.fillna({"baseline": ""}).set_index(["run", "baseline", "metric", "by"])
+    rows = rows.sort_index()
+    det = covered(world.index, "det")["best_iou"]
+    mean = rows.loc[[("det", "", "best_iou", "all")], "mean"]
+    assert float(mean.item()) == pytest.approx(100 * det.mean(), rel=1e-5)
+    gap = rows.loc[[("det", "cls", "best_iou", "all")]].iloc[0]
+    assert gap["mean"] == pytest.approx(100 * (det - 0.4).mean(), rel=1e-4)
+    assert gap["ci_low"] < gap["mean"] < gap["ci_high"] and gap["images"] == IMAGES
+    assert rows.loc[[("det", "random", "best_iou", "all")], "mean"].item() > 0
+    own = table[table["baseline"].isna()]
+    assert (own["floor"] == 25).all() and table["floor"][table["baseline"].notna()].isna().all()
+    counts = rows.loc[[("cls", "", "best_iou", "objects")]]
+    assert counts["low"].tolist() == [1, 2, 3, 5] and (counts["images"] == 1).all()
+    assert "image_size" in set(table["by"]) and "object_share" in set(table["by"])
+
+
+def test_images_are_chosen_by_rule(repository: Path, world: World, tmp_path: Path) -> None:
+    _, chosen = world.draw(repository, tmp_path)
+    assert chosen["chosen_as"].tolist() == ["largest gain"] * 2 + ["largest loss"] + ["random"] * 2
+    ids = world.index.images["image_id"].tolist()
+    assert chosen["image_id"].tolist()[:3] == [ids[-1], ids[-2], ids[0]]
+    assert chosen["image_id"].is_unique and (chosen["candidates"] == IMAGES).all()
+    assert chosen["gain"].iloc[0] == pytest.approx(100 * ((IMAGES - 1) / 20 - 0.1))
+    with Image.open(tmp_path / "figure8.png") as picture:
+        assert picture.width == pytest.approx(3.3 * 300, abs=150)  # one column of a page
+
+
+def test_equal_recordings_give_equal_files(repository: Path, world: World, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        world.draw(repository, tmp_path / name)
+    for file in ("figure8.csv", "figure8_images.csv", "figure8.pdf", "figure8.png"):
+        first, second = (tmp_path / name / file for name in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes(), file
+
+
+def test_without_masks_the_table_says_so(repository: Path, tmp_path: Path) -> None:
+    world = World(tmp_path, masks=False)
+    table, chosen = world.draw(repository, tmp_path / "out")
+    assert table["metric"].tolist() == ["none"] and "no masks" in table["note"].iloc[0]
+    assert len(chosen) == 5 and (tmp_path / "out/figure8.png").is_file()
+    maps = {name: np.load(tmp_path / "runs" / name / "activation.npy") for name in RUNS}
+    distance = np.abs(maps["det"] - maps["cls"]).mean((1, 2))
+    ids = world.index.images["image_id"].to_numpy()
+    assert chosen["image_id"].iloc[0] == ids[distance.argmax()]
+
+
+def test_runs_that_cannot_be_compared_are_refused(
+    repository: Path, world: World, tmp_path: Path
+) -> None:
+    words = [str(world.folder / "runs" / name) for name in RUNS]
+    view, _ = write_recipes(tmp_path)
+    target = ["--target", "scenes", str(world.folder / "index"), "test", view]
+    made = outputs(tmp_path, "figure8")
+    with pytest.raises(InputError, match=r"scenes: no two of its runs \(random, cls, det\)"):
+        call(
+            repository / "scripts/figure8.py",
+            [*words, *target, "--contrast", "det", "other", *made],
+        )
+    table = covered(world.index, "det")
+    maps = {"activation": np.zeros((IMAGES, 3, 3))}
+    other = write_recording(tmp_path / "det", "scenes", table, maps, recipe="another")
+    with pytest.raises(InputError, match="they differ in recipe"):
+        call(
+            repository / "scripts/figure8.py",
+            [*words[:2], str(other), *target, "--contrast", "det", "cls", *made],
+        )
+    train = ["--target", "scenes", str(world.folder / "index"), "train", view]
+    with pytest.raises(InputError, match=r"has images that .* does not"):
+        call(repository / "scripts/figure8.py", [*words, *train, "--contrast", "det", "cls", *made])
