@@ -475,7 +475,7 @@ rule claims:
         blank=[f"--blank {folder}" for folder in blank_runs()],
         worlds=[f"--world {file.parent.name} {file}" for file in other_worlds("*_only/claims.csv")],
     shell:
-        "python scripts/claims.py {params.runs} {params.layers} {params.maps} {params.indices} {params.design} "
-        "--published {params.published} --lines {input.lines} {params.shuffled} {params.refined} "
-        "{params.dial} {params.blank} {params.worlds} --controls {output.controls} "
-        "--output {output.claims} 2> {log}"
+        "python scripts/claims.py {params.runs} {params.layers} {params.maps} {params.indices} "
+        "{params.design} --published {params.published} --lines {input.lines} "
+        "{params.shuffled} {params.refined} {params.dial} {params.blank} "
+        "{params.worlds} --controls {output.controls} --output {output.claims} 2> {log}"
