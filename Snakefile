@@ -45,6 +45,8 @@ localrules:
     diagnosis,
     figure3,
     figure4,
+    figure6,
+    figure7,
     dial,
     figure8,
     figure9,

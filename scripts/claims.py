@@ -22,6 +22,7 @@ from detransfer.evidence.controls import (
     untrained_rows,
 )
 from detransfer.evidence.scores import read_target
+from detransfer.evidence.spaces import read_spaces
 from detransfer.evidence.worlds import blank_rows, dial_rows, world_rows
 from detransfer.report.claims import Design, Target, ledger, read_all_published
 from detransfer.report.controls import COLUMNS, Row, not_run, read_controls, verdicts
@@ -54,6 +55,9 @@ def parse() -> argparse.Namespace:
     add("runs", nargs="+", type=Path, metavar="FOLDER", help="runs: metrics and predictions")
     add("--index", nargs=3, action="append", default=[], metavar=("TARGET", "FOLDER", "SPLIT"),
         help="index of a target and the split that it is tested on")  # fmt: skip
+    add("--space", nargs=4, action="append", default=[],
+        metavar=("DATASET", "RUN", "CLUSTERS", "EMBEDDING"),
+        help="clusters.parquet and embedding.parquet of a frozen feature space")  # fmt: skip
     add("--start", nargs=2, action="append", default=[], metavar=("RUN", "START"),
         help="a pre-training on detection, and the one that it started from")  # fmt: skip
     add("--matched", nargs=2, action="append", default=[], metavar=("RUN", "CONTROL"),
@@ -88,6 +92,11 @@ def read_targets(
     for name, given in runs.items():
         folder, split = where[name]
         targets.append(read_target(name, read_index(folder).split(split), given))
+    spaces: dict[str, dict[str, tuple[Path, Path]]] = {}
+    for dataset, name, clusters, embedding in arguments.space:
+        spaces.setdefault(dataset, {})[name] = Path(clusters), Path(embedding)
+    starts = dict(arguments.start)
+    targets += [read_spaces(dataset, files, starts) for dataset, files in spaces.items()]
     return targets, [metrics for given in runs.values() for _, metrics in given]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 import matplotlib
@@ -18,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from detransfer.console import InputError, run
-from detransfer.files import atomic
 from detransfer.report.metrics import RunMetrics, check_comparable, read_metrics
 from detransfer.report.tables import BASELINE, write_table
+from detransfer.visualization.plotting import STYLE, draw_line, looks, save_figure
 
 DESCRIPTION = """\
 The error analysis of detection runs: the tables diagnosis.csv that lie beside the given
@@ -30,7 +29,6 @@ seeds. The picture is drawn from the table alone.
 """
 NUMBER = ["class", "analysis", "stratum", "metric"]
 COLUMNS = ["dataset", "run", *NUMBER, "mean", "std", "n", "count"]
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Kinds of errors, in the words of Hoiem's analysis and of COCO's; colours unlike those of the runs.
 KINDS = {
     "localisation": "#332288",
@@ -48,18 +46,6 @@ LEGEND = ("IoU 0.75", "IoU 0.5", *KINDS, "not found")
 SIZES = ("extra_small", "small", "medium", "large", "extra_large")
 ASPECTS = ("extra_tall", "tall", "medium", "wide", "extra_wide")
 LEVELS = ("none", "low", "medium", "high")
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.8,
-    "xtick.major.width": 0.8,
-    "ytick.major.width": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-}
 SPARSE = {"frameon": False, "handlelength": 1.2, "columnspacing": 1.2}
 WIDTH, HEIGHT = 7.0, 4.4  # inches: two columns
 
@@ -193,34 +179,17 @@ def draw_lines(
     """Draw one line a run over strata (analysis, stratum), with bars of one deviation."""
     part = table[(table["class"] == group) & (table["metric"] == metric)]
     runs = list(table["run"].unique())
-    colours = sns.color_palette("colorblind", len(runs))
-    for place, (name, colour) in enumerate(zip(runs, colours, strict=True)):
+    for name, look in looks(runs).items():
         rows = part[part["run"] == name].set_index(["analysis", "stratum"]).reindex(strata)
-        axes.errorbar(
-            range(len(strata)),
-            rows["mean"],
-            rows["std"].fillna(0.0),
-            color=colour,
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=3,
-            linewidth=1.2,
-            elinewidth=0.8,
-            capsize=1.5,
-            label=name,
-        )
+        draw_line(axes, range(len(strata)), rows["mean"], rows["std"], look, name)
     axes.margins(x=0.1)
 
 
 def main() -> None:
     arguments = parse_arguments()
     write_table(arguments.csv, numbers(arguments.runs))
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     figure = draw(pd.read_csv(arguments.csv))
-    # Without the date and the version, equal numbers give equal files.
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import logging
 from pathlib import Path
 
 import matplotlib
@@ -16,9 +15,9 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from detransfer.console import run
-from detransfer.files import atomic
 from detransfer.report.metrics import read_metrics
 from detransfer.report.tables import summarise, write_table
+from detransfer.visualization.plotting import STYLE, draw_line, looks, name_lines, save_figure
 
 DESCRIPTION = """\
 Few-shot and nearest-neighbour accuracy of frozen features: a column of panels for each target,
@@ -29,16 +28,6 @@ numbers are written to a CSV, and the picture is drawn from that file alone.
 CURVES = {"few_shot": "training images a class", "neighbours": "neighbours that vote"}
 COLUMNS = ["target", "dataset", "run", "curve", "count", "metric", "mean", "std", "n", "images",
            "floor"]  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLE = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-}
 WIDTH, HEIGHT = 3.3, 2.4  # inches, of a panel: one column
 
 
@@ -73,25 +62,13 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         squeeze=False,
         layout="constrained",
     )
-    colours = sns.color_palette("colorblind", len(runs))
-    looks = dict(zip(runs, zip(colours, itertools.cycle(MARKERS)), strict=True))
+    chosen = looks(runs)
     for (across, target), (down, curve) in itertools.product(enumerate(targets), enumerate(CURVES)):
         rows = table[(table["target"] == target) & (table["curve"] == curve)]
         panel = grid[down, across]
         for name, line in rows.groupby("run", sort=False):
-            colour, marker = looks[str(name)]
-            panel.errorbar(
-                line["count"],
-                line["mean"],
-                line["std"].fillna(0.0),
-                color=colour,
-                marker=marker,
-                markersize=3,
-                linewidth=1.2,
-                elinewidth=0.8,
-                capsize=1.5,
-                label=name,
-            )
+            look = chosen[str(name)]
+            draw_line(panel, line["count"], line["mean"], line["std"], look, str(name))
         panel.axhline(rows["floor"].max(), color="grey", linewidth=0.8, linestyle=":")
         counts = sorted(rows["count"].unique())
         panel.set_xscale("log")
@@ -99,7 +76,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         panel.minorticks_off()
         panel.set(xlabel=CURVES[curve], ylabel="top-1 (%)", ylim=(0, None))
         panel.set_title(target if down == 0 else "", fontsize=8)
-    grid[0, 0].legend(frameon=False, loc="best")
+    name_lines(figure, grid[0, 0], 3 * len(targets))
     sns.despine(figure)
     return figure
 
@@ -107,13 +84,8 @@ def draw(table: pd.DataFrame) -> plt.Figure:
 def main() -> None:
     arguments = parse()
     write_table(arguments.csv, numbers(arguments.runs))
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     figure = draw(pd.read_csv(arguments.csv))
-    # Without the date and the version, equal numbers give equal files.
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

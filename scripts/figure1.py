@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import logging
 import math
 from pathlib import Path
 
@@ -17,11 +15,11 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from detransfer.console import InputError, run
-from detransfer.files import atomic
 from detransfer.report.metrics import read_metrics
 from detransfer.report.published import COLUMNS as PUBLISHED
 from detransfer.report.published import UNIT, read_published
 from detransfer.report.tables import join_published, summarise, write_table
+from detransfer.visualization.plotting import STYLE, Look, draw_line, looks, name_lines, save_figure
 
 DESCRIPTION = """\
 Figure 1: mean average precision by IoU threshold for each pre-training, mean and sample deviation
@@ -30,19 +28,6 @@ from that file alone: lines are our means, bars one deviation, open markers the 
 """
 METRICS = {f"mAP@{step / 10}": step / 10 for step in range(1, 10)}
 COLUMNS = ["target", "dataset", "run", "iou", "metric", "mean", "std", "n", "published"]
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-Look = tuple[tuple[float, float, float], str]  # colour and marker of a run
-STYLE = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.8,
-    "xtick.major.width": 0.8,
-    "ytick.major.width": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-}
 WIDTH, HEIGHT = 3.3, 2.6  # inches, of a panel: one column
 ACROSS = 2  # panels in a row: the width of a page
 
@@ -82,37 +67,25 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         down, across, figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
     panels = list(grid.flat)
-    colours = sns.color_palette("colorblind", len(names))
-    looks = dict(zip(names, zip(colours, itertools.cycle(MARKERS)), strict=True))
+    chosen = looks(names)
     for panel, target in zip(panels, targets, strict=False):
         rows = table[table["target"] == target]
-        draw_panel(panel, rows, looks)
+        draw_panel(panel, rows, chosen)
         panel.set_title(target if len(targets) > 1 else "", fontsize=8)
         panel.set(xlabel="IoU threshold", ylabel=f"mAP ({UNIT})", ylim=(0, None))
         panel.set_xticks(sorted(table["iou"].unique()))
-        panel.legend(frameon=False, loc="best")
     for unused in panels[len(targets) :]:
         unused.remove()
+    name_lines(figure, panels[0])
     sns.despine(figure)
     return figure
 
 
-def draw_panel(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, Look]) -> None:
+def draw_panel(axes: plt.Axes, table: pd.DataFrame, chosen: dict[str, Look]) -> None:
     """Draw the runs of one target, each in its colour and with its marker."""
     for name, rows in table.groupby("run", sort=False):
-        colour, marker = looks[str(name)]
-        axes.errorbar(
-            rows["iou"],
-            rows["mean"],
-            rows["std"].fillna(0.0),
-            color=colour,
-            marker=marker,
-            markersize=3,
-            linewidth=1.2,
-            elinewidth=0.8,
-            capsize=1.5,
-            label=name,
-        )
+        colour, marker = chosen[str(name)]
+        draw_line(axes, rows["iou"], rows["mean"], rows["std"], (colour, marker), str(name))
         axes.plot(
             rows["iou"],
             rows["published"],
@@ -129,13 +102,8 @@ def draw_panel(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, Look]) -> N
 def main() -> None:
     arguments = parse_arguments()
     write_table(arguments.csv, numbers(arguments.runs, arguments.published))
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     figure = draw(pd.read_csv(arguments.csv))
-    # Without the date and the version, equal numbers give equal files.
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the number of candidates stand in the table, from which (and the images) the pic
 from __future__ import annotations
 
 import argparse
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from detransfer.console import InputError, run
 from detransfer.data.index import BOX, Index, read_index
 from detransfer.detection.detections import read_detections
 from detransfer.detection.overlap import iou
-from detransfer.files import atomic
 from detransfer.report.metrics import read_metrics
 from detransfer.report.tables import write_table
 from detransfer.visualization.drawing import DrawnBox, draw_boxes
+from detransfer.visualization.plotting import save_figure
 
 GREEN, RED, BLUE = "#009E73", "#D55E00", "#0072B2"  # Okabe and Ito's, told apart by everybody
 COLOURS = {"first": GREEN, "second": RED, "both": BLUE}
@@ -210,12 +209,8 @@ def main() -> None:
         roots[pair.first, pair.second] = pair.index.root
         parts += [better_placed(pair, arguments.images), only_found(pair, arguments.images)]
     write_table(arguments.csv, pd.concat(parts))
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     figure = draw(pd.read_csv(arguments.csv), roots, arguments.images)
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png, 200)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from PIL import Image
 from detransfer.console import InputError, run
 from detransfer.data.index import Index, read_index
 from detransfer.data.masks import VOID, mask_paths, read_mask, resize_labels
-from detransfer.files import atomic
 from detransfer.report.metrics import check_comparable, read_metrics
 from detransfer.report.tables import write_table
 from detransfer.segmentation.by_distance import read_confusion
 from detransfer.segmentation.predictions import Predictions
 from detransfer.segmentation.scores import mean_iou
+from detransfer.visualization.plotting import STYLE, save_figure
 
 DESCRIPTION = """\
 Figure 3: segmentations after a pre-training on detection and after the one it started from: image,
@@ -44,13 +43,6 @@ ONLY_RUN, ONLY_BASELINE = PALETTE[0], PALETTE[1]  # blue and orange
 OF_CLASSES = [*PALETTE[2:7], *PALETTE[8:]]  # what is left without grey
 DIMMED = 0.35  # how much of the image shows through a mask
 WIDTH, TILE = 6.8, 0.8  # inches: a page, and the height of a row
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "pdf.fonttype": 42,  # text stays text
-}
 Colour = tuple[float, float, float]
 
 
@@ -252,13 +244,8 @@ def main() -> None:
     ]
     chosen = pd.concat([choose(pair) for pair in pairs], ignore_index=True)
     write_table(arguments.csv, chosen)
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     figure = draw(pairs, chosen)
-    # Without the date and the version, equal numbers give equal files.
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", dpi=300, metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import logging
 from pathlib import Path
 
 import matplotlib
@@ -17,12 +15,12 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from detransfer.console import run
-from detransfer.files import atomic
 from detransfer.report.bootstrap import Estimate, Scores, estimate, resamples
 from detransfer.report.metrics import runs_in
 from detransfer.report.tables import write_table
 from detransfer.segmentation.by_distance import WIDTHS, anti_trimap, read_confusion, trimap
 from detransfer.segmentation.scores import mean_iou, pixel_accuracy
+from detransfer.visualization.plotting import STYLE, Look, looks, name_lines, save_figure
 
 DESCRIPTION = """\
 Figure 4: mean IoU inside the trimap (the pixels at most so far from a void pixel) and outside it,
@@ -32,21 +30,7 @@ runs. All numbers, and those of the pixel accuracy, are written to a CSV; the pi
 that file alone.
 """
 REGIONS = {"trimap": trimap, "anti-trimap": anti_trimap}
-Look = tuple[tuple[float, float, float], str]  # colour and marker of a run
 METRICS = {"mIoU": mean_iou, "pixel_accuracy": pixel_accuracy}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.8,
-    "xtick.major.width": 0.8,
-    "ytick.major.width": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-}
 WIDTH, HEIGHT = 3.3, 1.7  # inches: one column, and a row of panels
 
 
@@ -151,17 +135,15 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         squeeze=False,
         layout="constrained",
     )
-    colours = sns.color_palette("colorblind", len(names))
-    looks = dict(zip(names, zip(colours, itertools.cycle(MARKERS)), strict=False))
+    chosen = looks(names)
     for place, target in enumerate(targets):
         panels = grid[rows * place : rows * (place + 1)]
-        draw_target(panels, comparable(table[table["target"] == target]), looks)
+        draw_target(panels, comparable(table[table["target"] == target]), chosen)
         for axes, region in zip(panels[0], REGIONS, strict=True):
             axes.set_title(region if len(targets) == 1 else f"{target}: {region}")
     for axes in grid[-1]:
         axes.set(xlabel="width (pixels)", xlim=(0, WIDTHS + 1), xticks=range(0, WIDTHS + 1, 10))
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
+    name_lines(figure, grid[0, 0])
     sns.despine(figure)
     return figure
 
@@ -174,25 +156,25 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["classes"] == table["classes"].max()]
 
 
-def draw_target(panels: np.ndarray, table: pd.DataFrame, looks: dict[str, Look]) -> None:
+def draw_target(panels: np.ndarray, table: pd.DataFrame, chosen: dict[str, Look]) -> None:
     """Draw the scores of one target and, in a second row of panels, its gaps."""
     gaps = table[table["baseline"] != ""]
     for column, region in enumerate(REGIONS):
         inside = table["region"] == region
-        draw_lines(panels[0, column], table[inside & (table["baseline"] == "")], looks)
+        draw_lines(panels[0, column], table[inside & (table["baseline"] == "")], chosen)
         if len(panels) == 2:
             panels[1, column].axhline(0, color="0.4", linewidth=0.8, linestyle=(0, (3, 2)))
-            draw_lines(panels[1, column], gaps[gaps["region"] == region], looks)
+            draw_lines(panels[1, column], gaps[gaps["region"] == region], chosen)
     panels[0, 0].set_ylabel("mIoU (%)")
     if len(panels) == 2:
         baselines = " or ".join(gaps["baseline"].unique())
         panels[1, 0].set_ylabel(f"minus {baselines}\n(points)")
 
 
-def draw_lines(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, Look]) -> None:
+def draw_lines(axes: plt.Axes, table: pd.DataFrame, chosen: dict[str, Look]) -> None:
     """Draw runs, or gaps, over the width: the mean over seeds and the band of the images."""
     for (name, _), rows in table.groupby(["run", "baseline"], sort=False):
-        colour, marker = looks[str(name)]
+        colour, marker = chosen[str(name)]
         axes.fill_between(
             rows["width"], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0
         )
@@ -211,13 +193,8 @@ def draw_lines(axes: plt.Axes, table: pd.DataFrame, looks: dict[str, Look]) -> N
 def main() -> None:
     arguments = parse_arguments()
     write_table(arguments.csv, numbers(arguments.runs, arguments.contrast))
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     figure = draw(pd.read_csv(arguments.csv, dtype={"baseline": "str"}))
-    # Without the date and the version, equal numbers give equal files.
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,13 @@ from packaging.utils import canonicalize_name
 
 from detransfer.imports import imported_files
 
-# What the conda environments install: Python 3.11 on Linux.
-CONDA = {"python_version": "3.11", "python_full_version": "3.11.9", "sys_platform": "linux"}
+# What the conda environments install: Python 3.11 on Linux, on the usual processors.
+CONDA = {
+    "python_version": "3.11",
+    "python_full_version": "3.11.9",
+    "sys_platform": "linux",
+    "platform_machine": "x86_64",
+}
 ENVIRONMENTS = ("environment.yml", "envs/data.yaml", "envs/torch.yaml", "envs/report.yaml")
 
 
@@ -203,7 +208,11 @@ def with_requirements(names: set[str]) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        for line in importlib.metadata.requires(name) or []:
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:  # not for this machine
+            lines = []
+        for line in lines:
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(canonicalize_name(requirement.name))

@@ -11,19 +11,26 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
+import yaml
 from captum.attr import Occlusion
 from torch import Tensor, nn
 
 from detransfer.backbone import build, conv5, normalise
-from detransfer.study import BackboneChoice
+from detransfer.recipes import FeatureRecipe
+from detransfer.study import BackboneChoice, load_recipe_file
 from detransfer.training_run import use_machine
 from detransfer.visualization.folding import fold
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.maskout import masked_features, probabilities
+from detransfer.visualization.recipe import VisualizationRecipe
 
 CLASSES = 257
+CONFIG = Path(__file__).parents[2] / "config"
 
 
 class Classifier(nn.Module):
@@ -37,32 +44,58 @@ class Classifier(nn.Module):
         return self.backbone.forward_features(images).mean((2, 3)) @ self.weight
 
 
+@dataclass(frozen=True)
+class Case:
+    """A network, the view it sees, and the square that moves over it."""
+
+    name: str
+    choice: BackboneChoice
+    size: int
+    mask: int
+    stride: int
+    batch: int
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet18", help="timm name")
-    parser.add_argument("--output-stride", type=int, default=16)
-    parser.add_argument("--size", type=int, default=224, help="side of the view, pixels")
-    parser.add_argument("--mask", type=int, default=60, help="side of the square, pixels")
-    parser.add_argument("--stride", type=int, default=16, help="step of its grid, pixels")
-    parser.add_argument("--batch", type=int, default=32, help="positions at once")
+    parser.add_argument("--network", default="resnet18", help="timm name, at the paper's view")
+    parser.add_argument("--stride", type=int, default=32, help="step of its grid (paper study: 8)")
+    parser.add_argument("--batch", type=int, default=4, help="positions at once")
     parser.add_argument("--repeats", type=int, default=2, help="of which the fastest counts")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
-def occlusion(
-    classifier: Classifier, image: Tensor, arguments: argparse.Namespace, at_once: int
-) -> int:
+def cases(arguments: argparse.Namespace) -> list[Case]:
+    """Return the named network, and on a processor those of the studies that run on one."""
+    choice = BackboneChoice(name=arguments.network)
+    found = [Case(arguments.network, choice, 224, 60, arguments.stride, arguments.batch)]
+    if torch.cuda.is_available():
+        return found
+    for study in ("demo", "sample"):
+        content = yaml.safe_load((CONFIG / f"{study}.yaml").read_text())["backbone"]
+        if "file" in content:
+            content["file"] = CONFIG.parent / content["file"]
+        recipes = CONFIG / "recipes" / study
+        view = load_recipe_file(recipes / "features.yaml", FeatureRecipe)
+        recipe = load_recipe_file(recipes / "visualization.yaml", VisualizationRecipe)
+        own = BackboneChoice.model_validate(content)
+        sizes = (view.size, recipe.mask, recipe.stride, recipe.batch_size)
+        found.append(Case(f"{study}: {own.name}", own, *sizes))
+    return found
+
+
+def occlusion(classifier: Classifier, image: Tensor, case: Case, at_once: int) -> int:
     """Run captum on a prepared image (1, 3, s, s); return the number of positions."""
     Occlusion(classifier).attribute(
         image,
-        sliding_window_shapes=(3, arguments.mask, arguments.mask),
-        strides=(3, arguments.stride, arguments.stride),
+        sliding_window_shapes=(3, case.mask, case.mask),
+        strides=(3, case.stride, case.stride),
         target=0,
         baselines=0,
         perturbations_per_eval=at_once,
     )
-    side = -(-(arguments.size - arguments.mask) // arguments.stride) + 1
+    side = -(-(case.size - case.mask) // case.stride) + 1
     return side * side
 
 
@@ -79,48 +112,44 @@ def rate(device: torch.device, repeats: int, run: Callable[[], int]) -> float:
     return best
 
 
-def main() -> None:
-    arguments = parse()
-    device = use_machine(arguments.threads)
+def measure(case: Case, device: torch.device, repeats: int) -> None:
+    """Print positions a second of captum and of ours, on one network."""
     torch.manual_seed(0)
-    backbone = build(BackboneChoice(name=arguments.network), 0, arguments.output_stride).eval()
-    backbone.to(device)
-    view = torch.randint(0, 256, (3, arguments.size, arguments.size), dtype=torch.uint8)
-    view = view.to(device)
-    squares = torch.from_numpy(Grid(arguments.size, arguments.mask, arguments.stride).squares())
-    squares = squares.to(device)
+    backbone = build(case.choice, 0, 16).eval().to(device)
+    view = torch.randint(0, 256, (3, case.size, case.size), dtype=torch.uint8).to(device)
+    squares = torch.from_numpy(Grid(case.size, case.mask, case.stride).squares()).to(device)
     with torch.inference_mode():
         channels = conv5(backbone, view[None]).shape[1]
     weight = torch.randn(channels, CLASSES, device=device)
+    bias = torch.zeros(CLASSES, device=device)
     classifier, image = Classifier(backbone, weight), normalise(view[None], backbone)
     folded = fold(backbone).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def ours(precision: str) -> int:
-        features = masked_features(folded, view, squares, arguments.batch, precision)
-        probabilities(features, weight, torch.zeros(CLASSES, device=device)).cpu()
+        features = masked_features(folded, view, squares, case.batch, precision)
+        probabilities(features, weight, bias).cpu()
         return len(squares)
 
     found = {}
     with torch.no_grad():
-        for at_once in (1, arguments.batch):
-            name = f"captum, {at_once} at once"
-            found[name] = rate(
-                device,
-                arguments.repeats,
-                lambda at_once=at_once: occlusion(classifier, image, arguments, at_once),  # type: ignore[misc]
-            )
+        for at_once in (1, case.batch):
+            run = partial(occlusion, classifier, image, case, at_once)
+            found[f"captum, {at_once} at once"] = rate(device, repeats, run)
     for precision in ("fp32", "bf16"):
-        found[precision] = rate(
-            device,
-            arguments.repeats,
-            lambda precision=precision: ours(precision),  # type: ignore[misc]
-        )
-    print(f"{arguments.network}, {arguments.size} pixels, on {device}, positions a second:")
-    base = found["captum, 1 at once"]
+        found[f"ours, {precision}"] = rate(device, repeats, partial(ours, precision))
+    base = next(iter(found.values()))
+    print(f"{case.name}, {case.size} pixels, {device.type}, positions a second:")
     for name, speed in found.items():
-        print(f"  {name}: {speed:.1f} ({speed / base:.2f} times captum one at a time)")
-    best = max(found["fp32"], found["bf16"]) / len(squares)
-    print(f"  whole maps of {len(squares)} positions: {60 * best:.1f} a minute")
+        print(f"  {name}: {speed:.1f}, {speed / base:.2f} times captum one at a time")
+    best = max(found["ours, fp32"], found["ours, bf16"])
+    print(f"  maps of 784 positions (stride 8 of 224) a minute: {60 * best / 784:.2f}")
+
+
+def main() -> None:
+    arguments = parse()
+    device = use_machine(arguments.threads)
+    for case in cases(arguments):
+        measure(case, device, arguments.repeats)
 
 
 if __name__ == "__main__":

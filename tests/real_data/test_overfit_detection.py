@@ -73,7 +73,8 @@ def test_eight_real_images_are_learnt_by_heart(
     repository: Path, real_data: Path, tmp_path: Path
 ) -> None:
     mirror = real_data / "mirror"
-    parts = [Part(mirror / name) for name in ("train2017.zip", "annotations_trainval2017.zip")]
+    archives = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
+    parts = [Part(mirror / name) for name in archives]
     extract(parts, tmp_path / "coco")
     whole = read_dataset("coco", tmp_path / "coco", {}).split("train2017")
     sides = np.sqrt(whole.objects.eval("(x2 - x1) * (y2 - y1)"))

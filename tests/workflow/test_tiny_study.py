@@ -83,7 +83,11 @@ EVERYTHING = {
     **{f"table{number}": 1 for number in range(1, 8)},
     "mask_out": 2 * RUNS,
     "map_activations": RUNS,
-    **{f"figure{number}": 1 for number in (1, 2, 3, 4, 8, 9)},
+    "cluster_features": RUNS,
+    "embed_features": RUNS,
+    "similarity": 1,
+    "explorer": 1,
+    **{f"figure{number}": 1 for number in range(1, 10)},
     "table4_classes": 1,
     "few_shot": 1,
     "breakdown": 1,
@@ -127,6 +131,8 @@ PROBED = {
     "table6": 1,
     "table7": 1,
 }
+SPACES = {"cluster_features": RUNS, "embed_features": RUNS, "similarity": 1, "explorer": 1}
+SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1, "claims": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "claims": 1, "table5": 1, "all": 1}
 
 
@@ -177,6 +183,8 @@ def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe["head"].update(hidden=32, rois_per_chip=8)
     if recipe["task"] == "features":
         recipe.update(size=64, resize=64)
+    if recipe["task"] == "analysis":
+        recipe["clusters"].update(counts=[2, 4, 8, 300], close=16)
     if "penalties" in recipe:
         recipe.update(penalties=[0.01])  # too few images to hold a fifth of them out
     if "metric" in recipe:
@@ -228,13 +236,13 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     assert f"{total} of {total} steps (100%) done" in result.output
     results = checkout.folder / "results" / "tiny"
     made = {file.name for file in results.iterdir() if file.is_file()}
-    drawn = (*(f"figure{number}" for number in (1, 2, 3, 4, 8, 9)), "diagnosis", "few_shot")
+    drawn = (*(f"figure{number}" for number in range(1, 10)), "diagnosis", "few_shot")
     figures = {f"{name}.{form}" for name in drawn for form in FORMS}
     tables = {f"table{number}.csv" for number in range(1, 8)}
-    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv"}
+    tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv", "similarity.csv"}
     tables |= {"claims.csv", "controls.csv"}
     tables |= {f"figure{number}_images.csv" for number in (8, 9)}
-    assert made == tables | figures | {"world.png"}
+    assert made == tables | figures | {"world.png", "explorer.html"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
     assert len(logs) == total - 1  # `all` runs nothing
     times = {str(file.relative_to(results / "benchmarks")) for file in results.rglob("*.tsv")}
@@ -392,7 +400,8 @@ def test_what_says_nothing_of_the_data_makes_nothing_stale(tiny: Checkout) -> No
 def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) -> None:
     catalog = tiny.folder / "src/detransfer/data/catalog.yaml"
     text = catalog.read_text()
-    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **CLASSIFICATION}
+    own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **SPACES}
+    own |= CLASSIFICATION
     own |= {"floors": 1, "leaks": 1}
     sums = yaml.safe_load(text)["archives"]
     for archive, planned in (

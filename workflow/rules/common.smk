@@ -16,6 +16,7 @@ from detransfer.console import InputError
 from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
+from detransfer.features.recipe import analysed_targets, compared, load_analysis
 from detransfer.imports import imported_files
 from detransfer.recipes import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study
@@ -26,6 +27,7 @@ try:
     check_files(STUDY)
     DATASETS = study_datasets(STUDY)
     RECIPES = load_recipes(STUDY)
+    ANALYSIS = load_analysis(STUDY)
     if "probe" in RECIPES:
         RECIPES["visualization"] = load_visualization(STUDY, RECIPES["features"])
 except InputError as error:
@@ -336,6 +338,64 @@ def probes(targets, part, pretrainings=STUDY.pretrainings):
     ]
 
 
+# The feature spaces that are looked at, (data set, pre-training), and the pairs that are compared.
+ANALYSED = [
+    (STUDY.targets[target].dataset, pretraining)
+    for target in analysed_targets(STUDY, ANALYSIS)
+    for pretraining in STUDY.fine_tuned(target)
+]
+COMPARED = [
+    (STUDY.targets[target].dataset, *pair)
+    for target in analysed_targets(STUDY, ANALYSIS)
+    for pair in compared(STUDY, ANALYSIS, target)
+]
+ANALYSED_INDICES = [index_folder(name) for name in dict(ANALYSED)]
+
+
+def space(dataset, pretraining, file):
+    return RESULTS / "spaces" / dataset / pretraining / file
+
+
+def of_spaces(file):
+    """One file of each feature space that is looked at."""
+    return [space(*each, file) for each in ANALYSED]
+
+
+def analysed_features():
+    return [features(*each) for each in ANALYSED]
+
+
+def spaces(*files):
+    """The options that name each feature space, and files of it (FEATURES: its recording)."""
+    return [
+        f"--space {dataset} {name} "
+        + " ".join(
+            str(features(dataset, name) if file == "features" else space(dataset, name, file))
+            for file in files
+        )
+        for dataset, name in ANALYSED
+    ]
+
+
+EXPLORED = [*dict(ANALYSED)][:1]  # the data set that the explorer page shows
+
+
+def explored(file):
+    """One file of each feature space of the explorer (features: the folder of its recording)."""
+    own = [each for each in ANALYSED if each[0] in EXPLORED]
+    return [features(*each) if file == "features" else space(*each, file) for each in own]
+
+
+def space_pairs():
+    """The options that name the pairs of feature spaces that are compared."""
+    return [f"--pair {' '.join(pair)}" for pair in COMPARED]
+
+
+def space_indices():
+    """The options that name the index of each data set whose feature spaces are looked at."""
+    return [f"--index {folder.name} {folder}" for folder in ANALYSED_INDICES]
+
+
 def head_metrics(folders):
     """The metrics of the layers in folders of probe_head, from each head's entrance to its exit."""
     return [
@@ -440,6 +500,9 @@ CLAIMED = {
 }
 
 
+SPACE_FILES = ("clusters.parquet", "embedding.parquet")
+
+
 def claimed(task, file):
     """One file, or the folder, of every run that claims of a task are about."""
     if task == "conv5":
@@ -482,6 +545,9 @@ def tables_and_figures():
         made += ["table5.csv", "table6.csv", "breakdown.csv"]
         made += ["few_shot.csv", "few_shot.pdf", "few_shot.png"]
         made += ["table7.csv"] if HEADS else []
+        made += ["similarity.csv", "explorer.html"]
+    if COMPARED:
+        made += [f"figure{n}.{kind}" for n in (5, 6, 7) for kind in ("csv", "pdf", "png")]
     if VISUALIZED and STUDY.contrasts:
         made += [f"figure{number}.{kind}" for number in (8, 9) for kind in ("csv", "pdf", "png")]
     if STUDY.targets_of("segmentation"):

@@ -426,6 +426,7 @@ rule claims:
         runs=[claimed(task, file) for task, files in CLAIMED.items() for file in files],
         heads=HEADS,
         maps=[visualized(VISUALIZED, file) for file in ("metrics.json", "images.parquet")],
+        spaces=[of_spaces(file) for file in SPACE_FILES],
         indices=[index_files(target.dataset) for target in STUDY.targets.values()],
         published=sorted(STUDY.published.glob("*.csv")),
         lines=lines(),
@@ -462,6 +463,7 @@ rule claims:
         published=STUDY.published,
         runs=[folder for task in CLAIMED for folder in claimed(task, "")],
         maps=visualized(VISUALIZED, ""),
+        spaces=spaces(*SPACE_FILES),
         layers=[file.parent for file in head_metrics(HEADS)],
         indices=tested_targets(),
         design=design(),
@@ -476,6 +478,6 @@ rule claims:
         worlds=[f"--world {file.parent.name} {file}" for file in other_worlds("*_only/claims.csv")],
     shell:
         "python scripts/claims.py {params.runs} {params.layers} {params.maps} {params.indices} "
-        "{params.design} --published {params.published} --lines {input.lines} "
+        "{params.spaces} {params.design} --published {params.published} --lines {input.lines} "
         "{params.shuffled} {params.refined} {params.dial} {params.blank} "
         "{params.worlds} --controls {output.controls} --output {output.claims} 2> {log}"

@@ -1,0 +1,185 @@
+"""Figure 7: the images of two feature spaces in the plane, coloured by class."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+from detransfer.console import InputError, run
+from detransfer.data.index import read_index
+from detransfer.features.recipe import AnalysisRecipe
+from detransfer.files import atomic
+from detransfer.report.bootstrap import resamples
+from detransfer.report.tables import write_table
+from detransfer.study import load_recipe_file
+
+DESCRIPTION = """\
+Figure 7: the images of two feature spaces in the plane, coloured by class.
+
+For each data set, space and place (in the space, or in the plane of t-SNE): agreement, the mean
+share in percent of an image's nearest neighbours that are of its class, its 95 % interval over
+resamples of the images, and chance, the share of all other images that are. The picture shows both
+planes of each pair; the largest classes have a colour and a marker, the others are grey.
+"""
+COLUMNS = ["dataset", "run", "place", "neighbours", "metric", "unit", "value", "low", "high",
+           "chance", "images", "library"]  # fmt: skip
+# Okabe and Ito's colours with two more that are told apart by everybody, and by marker.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5D3A9B", "#8C564B")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE = {
+    "font.size": 8,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.8,
+    "pdf.fonttype": 42,  # text stays text
+}
+PANEL = 3.3  # inches
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--space",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("DATASET", "NAME", "EMBEDDING"),
+        help="a pre-training's embedding.parquet on a data set",
+    )
+    add(
+        "--pair",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("DATASET", "FIRST", "SECOND"),
+        help="two spaces to draw side by side",
+    )
+    add("--index", nargs=2, action="append", required=True, metavar=("DATASET", "FOLDER"))
+    add("--recipe", type=Path, required=True, help="recipe of the analysis")
+    add("--csv", type=Path, required=True, help="numbers to write")
+    add("--pdf", type=Path, required=True, help="picture to write")
+    add("--png", type=Path, required=True, help="picture to write")
+    return parser.parse_args()
+
+
+def numbers(planes: dict[tuple[str, str], pd.DataFrame], neighbours: int) -> pd.DataFrame:
+    """Return the figure's table, a row for each space and place."""
+    rows = []
+    for (dataset, name), plane in planes.items():
+        images = len(plane)
+        sizes = plane["class_id"].value_counts().to_numpy()
+        weights = resamples(images)
+        for place in ("space", "plane"):
+            share = 100 * plane[f"agreement_{place}"].to_numpy()
+            low, high = np.percentile(weights @ share / images, [2.5, 97.5])
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "run": name,
+                    "place": place,
+                    "neighbours": neighbours,
+                    "metric": "agreement",
+                    "unit": "%",
+                    "value": share.mean(),
+                    "low": low,
+                    "high": high,
+                    "chance": 100 * (sizes * (sizes - 1)).sum() / (images * (images - 1)),
+                    "images": images,
+                    "library": plane["library"].iloc[0],
+                }
+            )
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def largest_classes(class_ids: pd.Series, count: int) -> list[int]:
+    """Return the classes with the most images; of equally large ones the first."""
+    sizes = class_ids.value_counts().sort_index()
+    return sizes.sort_values(ascending=False, kind="stable").index[:count].tolist()
+
+
+def draw(
+    table: pd.DataFrame,
+    planes: dict[tuple[str, str], pd.DataFrame],
+    pairs: list[list[str]],
+    names: dict[str, list[str]],
+    count: int,
+) -> plt.Figure:
+    """Draw two planes side by side for each pair, a legend of the coloured classes below."""
+    sns.set_theme(style="white", rc=STYLE)
+    figure, axes = plt.subplots(
+        len(pairs),
+        2,
+        figsize=(2 * PANEL, (PANEL + 0.45) * len(pairs)),
+        squeeze=False,
+        layout="constrained",
+    )
+    values = table.set_index(["dataset", "run", "place"])["value"]
+    for row, (dataset, *two) in zip(axes, pairs, strict=True):
+        chosen = largest_classes(planes[dataset, two[0]]["class_id"], count)
+        for panel, name in zip(row, two, strict=True):
+            _plane(panel, planes[dataset, name], chosen, names[dataset])
+            space, plane = (values[dataset, name, place] for place in ("space", "plane"))
+            panel.set_title(
+                f"{name}\nneighbours of one class: {space:.0f} % in the space, {plane:.0f} % here",
+                fontsize=7,
+            )
+        handles, labels = row[0].get_legend_handles_labels()
+        row[0].legend(
+            handles, labels, frameon=False, loc="upper left", bbox_to_anchor=(0, 0), ncols=2
+        )
+        row[1].set_xlabel(f"{dataset}; grey: all other classes", fontsize=6.5, loc="left")
+    return figure
+
+
+def _plane(panel: plt.Axes, plane: pd.DataFrame, chosen: list[int], names: list[str]) -> None:
+    size = np.clip(4000 / len(plane), 1.0, 9.0)
+    others = plane[~plane["class_id"].isin(chosen)]
+    panel.scatter(others["x"], others["y"], s=size / 2, color="#C8C8C8", linewidths=0)
+    for class_id, colour, marker in zip(chosen, COLOURS, MARKERS, strict=False):
+        own = plane[plane["class_id"] == class_id]
+        panel.scatter(
+            own["x"],
+            own["y"],
+            s=2 * size,
+            color=colour,
+            marker=marker,
+            linewidths=0,
+            label=names[class_id],
+        )
+    panel.set(xticks=[], yticks=[])
+    panel.set_box_aspect(1)
+
+
+def main() -> None:
+    arguments = parse()
+    recipe = load_recipe_file(arguments.recipe, AnalysisRecipe).embedding
+    planes = {(d, name): pd.read_parquet(path) for d, name, path in arguments.space}
+    for dataset, first, second in arguments.pair:
+        one, two = planes[dataset, first], planes[dataset, second]
+        if not one["image_id"].equals(two["image_id"]):
+            raise InputError(f"{dataset}: {first} and {second} are embeddings of different images")
+    names = {d: read_index(Path(f)).classes["name"].tolist() for d, f in arguments.index}
+    write_table(arguments.csv, numbers(planes, recipe.neighbours))
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
+    table = pd.read_csv(arguments.csv)
+    figure = draw(table, planes, arguments.pair, names, recipe.classes)
+    with atomic(arguments.pdf) as temporary:
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+    with atomic(arguments.png) as temporary:
+        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    run(main)

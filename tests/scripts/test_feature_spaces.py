@@ -1,0 +1,236 @@
+"""Clusters, Figures 5 to 7 and the table of similarities, from features to files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from detransfer.console import InputError
+from detransfer.data.index import Index
+from detransfer.features.clusters import co_membership, read_clusters
+from detransfer.features.similarity import linear_cka, retrieval_precision
+from tests.detection.rectangles import call
+from tests.features.spaces import IMAGES, RECIPE, write_features, write_images, write_labels
+
+
+class World:
+    """Two spaces of the same images: by class, and by nothing."""
+
+    def __init__(self, folder: Path, scripts: Path, other: np.ndarray | None = None) -> None:
+        self.folder, self.scripts = folder, scripts
+        self.index: Index = write_images(folder)
+        rng = np.random.default_rng(0)
+        of_class = 3 * np.eye(3, 8)[self.index.images["class_id"]]
+        self.values = {
+            "cls": np.float32(of_class + rng.normal(size=(IMAGES, 8))),
+            "coco": np.float32(rng.normal(size=(IMAGES, 8))) if other is None else other,
+        }
+        for name, values in self.values.items():
+            write_features(folder / name, self.index, values)
+        self.recipe = folder / "analysis.yaml"
+        self.recipe.write_text(RECIPE)
+
+    def run(self, program: str, *words: str | Path) -> None:
+        call(self.scripts / f"{program}.py", [*map(str, words)])
+
+    def cluster(self) -> None:
+        for name in self.values:
+            self.run(
+                "cluster_features", "--features", self.folder / name, "--recipe", self.recipe,
+                "--clusters", self.folder / f"{name}.parquet",
+                "--inertia", self.folder / f"{name}.csv",
+            )  # fmt: skip
+
+    def embed(self, name: str) -> None:
+        self.run(
+            "embed_features", "--features", self.folder / name, "--recipe", self.recipe,
+            "--output", self.folder / f"{name}.plane",
+        )  # fmt: skip
+
+    def similarity(self) -> None:
+        spaces = [w for n in self.values for w in ("--space", "set", n, str(self.folder / n))]
+        self.run("similarity", *spaces, "--output", self.folder / "similarity.csv")
+
+    def figure(self, number: int, *files: str) -> None:
+        words = [
+            word
+            for name in self.values
+            for word in (
+                "--space",
+                "set",
+                name,
+                *(str(self.folder / f.format(name)) for f in files),
+            )
+        ]
+        words += ["--pair", "set", "cls", "coco", "--recipe", str(self.recipe)]
+        if number != 6:
+            words += ["--index", "set", str(self.folder / "index")]
+        kinds = ("csv", "pdf", "png")
+        drawn = [f"--{kind}={self.folder / f'figure{number}.{kind}'}" for kind in kinds]
+        self.run(f"figure{number}", *words, *drawn)
+        with Image.open(self.folder / f"figure{number}.png") as picture:
+            picture.load()
+        assert (self.folder / f"figure{number}.pdf").read_bytes().startswith(b"%PDF-")
+
+    def table(self, number: int) -> pd.DataFrame:
+        return pd.read_csv(self.folder / f"figure{number}.csv")
+
+
+@pytest.fixture(scope="module")
+def world(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    found = World(tmp_path_factory.mktemp("spaces"), repository / "scripts")
+    found.cluster()
+    return found
+
+
+def test_clusters_of_every_count_and_seed_but_not_more_than_images(world: World) -> None:
+    clusters = read_clusters(world.folder / "cls.parquet")
+    assert set(clusters.labels) == {(count, seed) for count in (2, 5, 12) for seed in (0, 3)}
+    assert clusters.image_ids.tolist() == world.index.images["image_id"].tolist()
+    table = pd.read_csv(world.folder / "cls.csv")
+    assert table["clusters"].tolist() == [2, 2, 5, 5, 12, 12, 100, 100]
+    assert table["inertia"].isna().tolist() == [False] * 6 + [True] * 2
+    assert (table["images"] == IMAGES).all() and (table["passes"].dropna() >= 2).all()
+
+
+def test_figure_6_has_both_directions_and_every_reading(world: World) -> None:
+    world.figure(6, "{}.parquet")
+    table = world.table(6).set_index(["given", "clusters", "metric"])
+    labels = [read_clusters(world.folder / f"{name}.parquet").labels for name in ("cls", "coco")]
+    for given, other, name in ((*labels, "cls"), (*labels[::-1], "coco")):
+        for count in (2, 5):
+            truth = [co_membership(given[count, seed], other[count, seed]) for seed in (0, 3)]
+            exact = table.loc[(name, count, "exact")]
+            assert exact["mean"] == pytest.approx(np.mean([one.pooled for one in truth]), rel=1e-5)
+            assert exact["std"] == pytest.approx(
+                np.std([t.pooled for t in truth], ddof=1), abs=1e-5
+            )
+            chance = table.loc[(name, count, "chance"), "mean"]
+            assert chance == pytest.approx(np.mean([one.chance for one in truth]), rel=1e-5)
+            sampled = table.loc[(name, count, "sampled"), "mean"]
+            error = table.loc[(name, count, "sampled_error"), "mean"]
+            assert abs(sampled - exact["mean"]) < 4 * error < 0.2
+        missing = table.loc[(name, 100)]  # clusters of 60 images
+        assert missing["mean"].isna().all() and (missing["n"] == 0).all()
+    assert (table["images"] == IMAGES).all()
+
+
+def test_figure_5_lists_pairs_by_rule(world: World) -> None:
+    world.figure(5, "{}", "{}.parquet")
+    table = world.table(5)
+    correlation = {name: np.corrcoef(values) for name, values in world.values.items()}
+    upper = np.triu_indices(IMAGES, 1)
+    for panel, name in (("nearest_first", "cls"), ("nearest_second", "coco")):
+        rows = table[table["panel"] == panel]
+        column = "correlation_" + panel.removeprefix("nearest_")
+        best = np.sort(correlation[name][upper])[::-1][:9]
+        np.testing.assert_allclose(rows[column], best, atol=1e-5)
+        assert (rows["near_copies"] == 0).all() and rows["rank"].tolist() == [*range(1, 10)]
+        drawn = rows[rows["drawn"]]
+        shown = [*drawn["image_id"], *drawn["image_id_2"]]
+        assert len(drawn) == 3 and len(set(shown)) == 6
+    ids = world.index.images["image_id"].tolist()
+    labels = {n: read_clusters(world.folder / f"{n}.parquet").labels for n in world.values}
+    for panel, near, far in (
+        ("first_not_second", "cls", "coco"),
+        ("second_not_first", "coco", "cls"),
+    ):
+        close, distant = labels[near][12, 0], labels[far][2, 0]
+        one, two = upper
+        together = close[one] == close[two]
+        rows = table[table["panel"] == panel]
+        assert (rows["close_pairs"] == together.sum()).all()
+        assert (rows["candidates"] == (together & (distant[one] != distant[two])).sum()).all()
+        for row in rows.to_dict("records"):
+            i, j = ids.index(row["image_id"]), ids.index(row["image_id_2"])
+            assert close[i] == close[j] and distant[i] != distant[j]
+            assert row["correlation_first"] == pytest.approx(correlation["cls"][i, j], abs=1e-5)
+            assert row["path"] == world.index.images["path"][i]
+    first, second = (table.loc[table["panel"] == f"nearest_{n}", "same_class"].iloc[0]
+                     for n in ("first", "second"))  # fmt: skip
+    assert first == 1 > second
+
+
+def test_figure_5_without_enough_images_for_its_clusters(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tmp_path / "analysis.yaml"
+    recipe.write_text(RECIPE.replace("close: 12", "close: 1001"))
+    monkeypatch.setattr(world, "recipe", recipe)
+    with caplog.at_level(logging.WARNING):
+        world.figure(5, "{}", "{}.parquet")
+    table = world.table(5)
+    middle = table[table["panel"] == "first_not_second"]
+    assert middle["rule"].tolist() == [f"needs 1001 clusters, and there are {IMAGES} images"]
+    assert not middle["drawn"].any() and "needs 1001 clusters" in caplog.text
+    assert (table["panel"] == "nearest_second").sum() == 9
+
+
+def test_other_clusters_than_of_the_features_are_refused(world: World, tmp_path: Path) -> None:
+    short = world.index.split("test")
+    labels = np.zeros(len(short.images), np.int32)
+    write_labels(tmp_path / "cls", short, {(12, 0): labels, (2, 0): labels})
+    write_labels(tmp_path / "coco", short, {(12, 0): labels, (2, 0): labels})
+    with pytest.raises(InputError, match=r"has other images than .*cluster them again"):
+        world.figure(5, "{}", str(tmp_path / "{}"))
+
+
+def test_figure_7_counts_neighbours_of_one_class(world: World) -> None:
+    for name in world.values:
+        world.embed(name)
+    world.figure(7, "{}.plane")
+    table = world.table(7).set_index(["run", "place"])
+    class_ids = world.index.images["class_id"].to_numpy()
+    for name, values in world.values.items():
+        distance = ((values[:, None] - values[None]) ** 2).sum(-1) + 1e9 * np.eye(IMAGES)
+        near = np.argsort(distance, 1)[:, :4]
+        truth = 100 * np.mean(class_ids[near] == class_ids[:, None])
+        row = table.loc[(name, "space")]
+        assert row["value"] == pytest.approx(truth, rel=1e-5)
+        assert row["low"] < row["value"] < row["high"] and row["neighbours"] == 4
+        assert row["chance"] == pytest.approx(100 * 19 / 59, rel=1e-5)
+    value = table["value"]
+    assert value["cls", "plane"] > 80 > 60 > value["coco", "plane"]
+
+
+def test_similarity_of_every_two_spaces(world: World) -> None:
+    world.similarity()
+    table = pd.read_csv(world.folder / "similarity.csv").set_index(["metric", "run", "other"])
+    cls, coco = world.values["cls"], world.values["coco"]
+    assert table["value"]["cka", "cls", "cls"] == pytest.approx(1)
+    both = table["value"]["cka", "cls", "coco"], table["value"]["cka", "coco", "cls"]
+    assert both == pytest.approx((linear_cka(cls, coco),) * 2, rel=1e-5)
+    class_ids = world.index.images["class_id"].to_numpy()
+    row = table.loc[("retrieval_map", "cls", "cls")]
+    truth = 100 * retrieval_precision(cls, class_ids).mean()
+    assert row["value"] == pytest.approx(truth, rel=1e-5)
+    assert row["low"] < row["value"] < row["high"]
+    assert row["floor"] == pytest.approx(100 * 19 / 59, rel=1e-5)
+    assert len(table) == 4 + 2
+
+
+def test_constant_features_leave_the_other_numbers_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, repository: Path
+) -> None:
+    flat = World(tmp_path, repository / "scripts", np.full((IMAGES, 8), 0.7, np.float32))
+    with caplog.at_level(logging.WARNING):
+        flat.cluster()
+        flat.figure(5, "{}", "{}.parquet")
+        flat.figure(6, "{}.parquet")
+        flat.similarity()
+    assert f"coco: {IMAGES} images have constant features; left out" in caplog.text
+    assert "coco: all images have the same features; no alignment" in caplog.text
+    pairs = flat.table(5).groupby("panel")["rank"].count()
+    assert pairs["nearest_first"] == 9 and pairs["nearest_second"] == 0
+    exact = flat.table(6).query("metric == 'exact' and clusters == 5").set_index("given")["mean"]
+    assert exact["cls"] == 1 > exact["coco"]  # all lie in one cluster of coco
+    table = pd.read_csv(tmp_path / "similarity.csv").set_index(["metric", "run", "other"])["value"]
+    assert np.isnan(table["cka", "coco", "cls"]) and table["cka", "cls", "cls"] == pytest.approx(1)
+    assert table["retrieval_map", "coco", "coco"] == pytest.approx(100 * 19 / 59, rel=1e-5)
+    with pytest.raises(InputError, match="coco: all images have the same features"):
+        flat.embed("coco")
