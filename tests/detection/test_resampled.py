@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from detransfer.data.index import BOX
+from detransfer.data.index import BOX, Index
 from detransfer.detection.average_precision import average_precision, match, mean_over_classes
-from detransfer.detection.resampled import resampled_map
+from detransfer.detection.coco_metrics import coco_average_precision
+from detransfer.detection.resampled import resampled_coco, resampled_map
 
 CLASSES, IMAGES = 4, 12
 IOUS = (0.3, 0.5, 0.8)
@@ -35,7 +38,8 @@ def tables(seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         ),
         score=rng.random(150).round(1),  # many ties
     )
-    return objects, detections
+    sound = (detections["x2"] > detections["x1"]) & (detections["y2"] > detections["y1"])
+    return objects, detections[sound].reset_index(drop=True)
 
 
 def repeated(table: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
@@ -43,7 +47,7 @@ def repeated(table: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
     times = counts[table["image_id"].to_numpy()].astype(int)
     copy = np.concatenate([np.arange(n) for n in times]) if len(times) else np.empty(0)
     whole = table.loc[table.index.repeat(times)].reset_index(drop=True)
-    return whole.assign(image_id=whole["image_id"] + IMAGES * copy.astype(int))
+    return whole.assign(image_id=100 * whole["image_id"] + copy.astype(int))  # copies side by side
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -87,3 +91,33 @@ def test_without_detections_or_positives() -> None:
     counts[1] = 0  # no image at all, and so no positives
     ap07, _ = resampled_map(matches, empty, *ids, counts, [0.5])
     assert ap07[0, 0] == 0 and np.isnan(ap07[1, 0])
+
+
+def index(objects: pd.DataFrame) -> Index:
+    """Return an index of the objects, as the evaluator for COCO reads it."""
+    ids = np.unique(objects["image_id"])
+    images = pd.DataFrame({"image_id": ids, "width": 100, "height": 100})
+    classes = pd.DataFrame({"class_id": range(CLASSES), "name": list("abcd")})
+    return Index(images, objects.assign(group_of=False), classes, Path())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cocos_average_precision_of_resamples(seed: int) -> None:
+    objects, detections = tables(seed)
+    objects["difficult"] = False  # COCO has none
+    detections["score"] = np.random.default_rng(seed).random(len(detections))  # no ties
+    counts = np.random.default_rng(seed).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 10)
+    fast = resampled_coco(
+        objects,
+        detections,
+        detections["image_id"].to_numpy(),
+        objects["image_id"].to_numpy(),
+        counts.astype(float),
+        CLASSES,
+        (0.5, 0.75),
+    )
+    for row, drawn in enumerate(counts):
+        again, found = repeated(objects, drawn), repeated(detections, drawn)
+        found = found[found["image_id"].isin(again["image_id"])]
+        slow, _ = coco_average_precision(index(again), found)
+        assert fast[row] == pytest.approx([slow["AP@0.5"], slow["AP@0.75"]], abs=1e-9)

@@ -1,8 +1,9 @@
-"""VOC's average precision on resamples of the images, from one matching.
+"""Average precision, VOC's and COCO's, on resamples of the images, from one matching.
 
 An image that a resample holds w times brings w copies of its detections and of its objects, and no
 copy meets another image's: what becomes of a detection is settled once, and a resample only weighs
-it. So the curve of a class is a cumulative sum of weights by falling score.
+it. So the curve of a class is a cumulative sum of weights by falling score. (Of an image's
+detections with equal scores the copies of the first come first.)
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
+import pandas as pd
 
 from detransfer.detection.average_precision import Matches, judge
+from detransfer.detection.coco_analysis import RECALLS, judged
+from detransfer.detection.overlap import candidates
+
+VOC_RECALLS = np.arange(11) / 10 - 1e-12  # compared as whole numbers are: 3 of 10 is recall 0.3
 
 
 def resampled_map(
@@ -31,34 +37,87 @@ def resampled_map(
     image. A class without positives in a resample leaves its mean; NaN where none has any.
     """
     weight = np.ascontiguousarray(counts.T, np.float64)
-    classes, images = len(matches.positives), counts.shape[1]
-    flat = object_image * classes + object_class
-    of_image = np.bincount(flat[matches.counted], minlength=images * classes)
-    positives = counts @ of_image.reshape(images, classes)
+    counted = matches.counted
+    positives = _positives(
+        object_image[counted], object_class[counted], counts, len(matches.positives)
+    )
     image = detection_image[matches.row]
-    results = np.empty((2, len(thresholds), classes, len(counts)))
+    results = np.empty((2, len(thresholds), len(matches.positives), len(counts)))
     for place, threshold in enumerate(thresholds):
         found, ignored = judge(matches, threshold)
-        right = np.zeros(len(image), np.int8)
-        right[found], right[ignored] = 1, -1
-        for class_id in range(classes):
+        right = np.full(len(image), -1, np.int8)
+        right[found], right[ignored] = 1, 0
+        for class_id in range(len(matches.positives)):
             part = slice(matches.bounds[class_id], matches.bounds[class_id + 1])
-            values = _weighted(right[part], image[part], weight, positives[:, class_id])
-            results[:, place, class_id] = values
+            results[:, place, class_id] = _weighted(
+                right[part], image[part], weight, positives[:, class_id], VOC_RECALLS
+            )
+    ap07, ap10 = _mean(results, positives)
+    return ap07, ap10
+
+
+def resampled_coco(
+    objects: pd.DataFrame,
+    detections: pd.DataFrame,
+    detection_image: np.ndarray,
+    object_image: np.ndarray,
+    counts: np.ndarray,
+    class_count: int,
+    thresholds: Sequence[float],
+) -> np.ndarray:
+    """Return COCO's AP at each threshold, of each resample: (resamples, thresholds).
+
+    The tables are those of the index and of ``detections.parquet``; the rest as in
+    :func:`resampled_map`.
+    """
+    weight = np.ascontiguousarray(counts.T, np.float64)
+    object_class = objects["class_id"].to_numpy()
+    counted = ~(objects["difficult"] | objects["crowd"]).to_numpy(bool)
+    positives = _positives(object_image[counted], object_class[counted], counts, class_count)
+    near = candidates(objects, detections, class_count, min(thresholds))
+    results = np.empty((1, len(thresholds), class_count, len(counts)))
+    for place, threshold in enumerate(thresholds):
+        for class_id, (rows, right) in enumerate(judged(objects, detections, near, threshold)):
+            image = detection_image[rows]
+            found = _weighted(right, image, weight, positives[:, class_id], RECALLS)
+            results[0, place, class_id] = found[0]
+    return _mean(results, positives)[0]
+
+
+def _positives(
+    image: np.ndarray, class_id: np.ndarray, counts: np.ndarray, classes: int
+) -> np.ndarray:
+    """Return how many objects of each class count in each resample, (resamples, classes)."""
+    images = counts.shape[1]
+    of_image = np.bincount(image * classes + class_id, minlength=images * classes)
+    total: np.ndarray = counts @ of_image.reshape(images, classes)
+    return total
+
+
+def _mean(results: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Return the means over classes with positives of (metrics, thresholds, classes, resamples).
+
+    Shape (metrics, resamples, thresholds).
+    """
     known = positives.T > 0
     with np.errstate(invalid="ignore"):
-        means = np.where(known, results, 0).sum(2) / known.sum(0)
-    return means[0].T, means[1].T
+        means: np.ndarray = np.where(known, results, 0).sum(2) / known.sum(0)
+    return means.swapaxes(1, 2)
 
 
 @numba.njit(cache=True)
 def _weighted(
-    right: np.ndarray, image: np.ndarray, weight: np.ndarray, positives: np.ndarray
+    right: np.ndarray,
+    image: np.ndarray,
+    weight: np.ndarray,
+    positives: np.ndarray,
+    recalls: np.ndarray,
 ) -> np.ndarray:
-    """Return AP07 and AP10 (2, resamples) of one class, its detections by falling score.
+    """Return AP (2, resamples) of one class, its detections by falling score.
 
-    ``right`` (n,) is 1 for a true positive, 0 for a false one, -1 for a detection that counts for
-    nothing; ``weight`` is (images, resamples), ``positives`` (resamples,).
+    First the mean of the envelope over ``recalls``, then the area under it. ``right`` (n,) is 1 for
+    a true positive, -1 for a false one, 0 for a detection that counts for nothing; ``weight`` is
+    (images, resamples), ``positives`` (resamples,).
     """
     resamples = weight.shape[1]
     hits = np.flatnonzero(right == 1)
@@ -68,7 +127,7 @@ def _weighted(
     rank = 0
     last = hits[-1] + 1 if len(hits) else 0
     for place in range(last):
-        if right[place] < 0:
+        if right[place] == 0:
             continue
         row = weight[image[place]]
         for b in range(resamples):
@@ -88,14 +147,12 @@ def _weighted(
         for rank in range(len(hits) - 1, -1, -1):
             envelope = max(envelope, precision[rank, b])
             now, before = reached[rank, b], reached[rank - 1, b] if rank else 0.0
-            result[0, b] += envelope * (_levels(now, positives[b]) - _levels(before, positives[b]))
+            levels = np.searchsorted(recalls, now / positives[b], side="right")
+            if before > 0:
+                levels -= np.searchsorted(recalls, before / positives[b], side="right")
+            if now > 0:
+                result[0, b] += envelope * levels
             result[1, b] += envelope * (now - before)
-        result[0, b] /= 11
+        result[0, b] /= len(recalls)
         result[1, b] /= positives[b]
     return result
-
-
-@numba.njit(cache=True)
-def _levels(found: float, positives: float) -> float:
-    """Return how many of the recalls 0, 0.1, ..., 1 are reached; quotients of whole numbers."""
-    return 0.0 if found == 0 else np.floor(10 * found / positives) + 1

@@ -24,7 +24,7 @@ from detransfer.detection.average_precision import (
     mean_over_classes,
 )
 from detransfer.detection.detections import read_detections
-from detransfer.detection.resampled import resampled_map
+from detransfer.detection.resampled import resampled_coco, resampled_map
 from detransfer.recipes import VocRecipe
 from detransfer.report.bootstrap import Scores, resamples
 from detransfer.report.claims import Target
@@ -32,6 +32,7 @@ from detransfer.report.metrics import RunMetrics, check_comparable
 from detransfer.segmentation.by_distance import WIDTHS, anti_trimap, read_confusion, trimap
 from detransfer.segmentation.scores import iou, mean_iou
 
+COCO_IOUS = (0.5, 0.75)  # of the paper's section 4.1
 OCCLUDED = {"low": 1, "medium": 2}  # the least occlusion level of Table 3's columns
 POOLED = ("conv_proj_2x2", "conv_proj_4x4")
 LOOKED_AT = {  # columns of visualization's images.parquet
@@ -50,30 +51,46 @@ def numbers(value: float, resampled: np.ndarray) -> Scores:
 
 
 def detection(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
-    """Return mAP at each overlap, and the shares of occluded objects that are missed."""
+    """Return the AP of the run's metric by overlap, VOC's with the occluded objects it misses."""
     metric = json.loads(str(metrics.comparability["metric"]))
-    if metric["kind"] != "voc":
-        return {}
-    voc = TypeAdapter(VocRecipe).validate_python(metric, strict=False)
     ids = index.images["image_id"].to_numpy()
     found = read_detections(folder / "detections.parquet", set(ids), len(index.classes))
+    if metric["kind"] == "voc":
+        voc = TypeAdapter(VocRecipe).validate_python(metric, strict=False)
+        return voc_map(found, voc, index, counts) | missed(folder / "objects.parquet", ids, counts)
+    if metric["kind"] == "coco":
+        return coco_ap(found, metrics, index, counts)
+    raise InputError(f"{metrics.run}: there is no claim about the metric {metric['kind']!r}")
+
+
+def voc_map(found: pd.DataFrame, voc: VocRecipe, index: Index, counts: np.ndarray) -> Numbers:
+    """Return VOC's mAP at each overlap of its recipe, in the convention of the headline."""
+    ids, objects = index.images["image_id"].to_numpy(), index.objects
     convention = VocConvention(voc.strict_overlap, voc.round_scores, voc.round_boxes)
-    matches = match(index.objects, found, len(index.classes), convention)
+    matches = match(objects, found, len(index.classes), convention)
     values = average_precision(matches, voc.ious)
-    means = resampled_map(
-        matches,
-        rows_of(ids, found["image_id"].to_numpy()),
-        rows_of(ids, index.objects["image_id"].to_numpy()),
-        index.objects["class_id"].to_numpy(),
-        counts,
-        voc.ious,
-    )
+    detected, there = (rows_of(ids, table["image_id"].to_numpy()) for table in (found, objects))
+    object_class = objects["class_id"].to_numpy()
+    means = resampled_map(matches, detected, there, object_class, counts, voc.ious)
     place = ("AP07", "AP10").index(voc.convention)
     whole = mean_over_classes((values.ap07, values.ap10)[place])
     return {
         f"mAP@{threshold:g}": numbers(whole[k], means[place][:, k])
         for k, threshold in enumerate(voc.ious)
-    } | missed(folder / "objects.parquet", ids, counts)
+    }
+
+
+def coco_ap(found: pd.DataFrame, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
+    """Return COCO's AP at the overlaps of the paper; the values are those of the run's metrics."""
+    ids, objects = index.images["image_id"].to_numpy(), index.objects
+    detected, there = (rows_of(ids, table["image_id"].to_numpy()) for table in (found, objects))
+    resampled = resampled_coco(
+        objects, found, detected, there, counts, len(index.classes), COCO_IOUS
+    )
+    return {
+        f"AP@{iou:g}": numbers(metrics.metric(f"AP@{iou:g}").value / 100, resampled[:, place])
+        for place, iou in enumerate(COCO_IOUS)
+    }
 
 
 def missed(path: Path, ids: np.ndarray, counts: np.ndarray) -> Numbers:

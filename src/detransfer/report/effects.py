@@ -40,8 +40,8 @@ class Spread:
 
     @property
     def gap(self) -> float:
-        """The typical (root mean square) difference between two seeds; NaN if unknown."""
-        return float(np.sqrt(2 * self.variance)) if self.freedom else np.nan
+        """The typical (root mean square) difference between two seeds; NaN if there is none."""
+        return float(np.sqrt(2 * self.variance)) if self.freedom and self.variance else np.nan
 
 
 FROZEN = Spread(0.0, 10**6, 0.0)  # of what no seed trains
