@@ -12,12 +12,14 @@ import pandas as pd
 
 import detransfer
 from detransfer.classification.accuracy import Accuracy, accuracy
-from detransfer.classification.evaluate import predict
+from detransfer.classification.evaluate import BATCH, predict
 from detransfer.classification.finetune import labelled_images, load_classifier
 from detransfer.console import InputError, run
 from detransfer.data.index import read_index
+from detransfer.device_faults import device_faults
 from detransfer.files import atomic
 from detransfer.imports import code_digest, imported_files
+from detransfer.ranks import first
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
 from detransfer.training_log import device_name
 from detransfer.training_run import use_machine
@@ -30,6 +32,8 @@ class) and metrics.json with top-1 and the mean accuracy over classes, in percen
 those of the best answer that never looks at an image.
 """
 CONVENTION = "one central crop, images weighed alike (top1) or classes (mean_class_accuracy)"
+
+REMEDY = f"{BATCH} images were on it at once: lower images.size in the recipe"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -74,13 +78,15 @@ def read_fit(path: Path) -> dict[str, Any]:
 def main() -> None:
     arguments = parse_arguments()
     fit = read_fit(arguments.fit)
-    device = use_machine(arguments.threads)
+    device, workers = use_machine(arguments.threads)
     model, header = load_classifier(arguments.model)
     index = read_index(arguments.index).split(arguments.split)
     check_classes(arguments.model, header, index.classes["name"].tolist(), arguments.index)
     images = labelled_images(index, model.recipe.images)
-    workers = arguments.threads if device.type == "cuda" else 0
-    predicted, probability = predict(model, images, device, workers)
+    with device_faults(device, f"classifying with {arguments.model}", REMEDY):
+        predicted, probability = predict(model, images, device, workers)
+    if not first():
+        return
     table = {
         "image_id": index.images["image_id"].to_numpy(np.int32),
         "class_id": images.class_ids.astype(np.int32),

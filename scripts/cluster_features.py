@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from detransfer.console import run
 from detransfer.features.clusters import SpaceClusters, write_clusters
-from detransfer.features.kmeans import Clustering, Points, cluster, starting_images, turn
+from detransfer.features.kmeans import Clustering, Points, cluster, prepare, starting_images
 from detransfer.features.recipe import AnalysisRecipe, ClusterRecipe
 from detransfer.features.store import open_features
 from detransfer.report.tables import write_table
@@ -82,8 +82,7 @@ def main() -> None:
         if count > len(values):
             log.warning("%d clusters: there are but %d images; left out", count, len(values))
     with threadpool_limits(arguments.threads):
-        points = turn(values)
-    log.info("%d of %d axes lead", points.leading, points.dimension)
+        points = prepare(values)
     found = sweep(points, recipe, arguments.threads)
     stopped = [key for key, one in found.items() if one.passes >= recipe.passes]
     for count, seed in stopped:

@@ -15,6 +15,8 @@ from detransfer.data.index import Index, read_index
 from detransfer.detection.detections import write_detections
 from detransfer.detection.detector import Detector
 from detransfer.detection.predict import load_detector, predict
+from detransfer.device_faults import device_faults
+from detransfer.ranks import first
 from detransfer.recipes import InferenceRecipe
 from detransfer.study import load_recipe_file
 from detransfer.training_run import use_machine
@@ -60,8 +62,7 @@ def detector_for(index: Index, folder: Path, model: Path) -> Detector:
 def main() -> None:
     arguments = parse()
     recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
-    device = use_machine(arguments.threads)
-    workers = arguments.threads if device.type == "cuda" else 0
+    device, workers = use_machine(arguments.threads)
     index = read_index(arguments.index)
     training = read_index(arguments.training_index or arguments.index)
     training = training.split(*arguments.training_splits).sample(recipe.training_images)
@@ -74,12 +75,15 @@ def main() -> None:
         detector_for(part, folder, arguments.model)
         for (part, _), folder in zip(parts, folders, strict=True)
     ]
+    remedy = f"Lower batch_size in {arguments.recipe}"
     for detector, (part, output) in zip(detectors, parts, strict=True):
         started = time.monotonic()
-        found = predict(detector, part, recipe, device, workers)
+        with device_faults(device, f"detecting with {arguments.model}", remedy):
+            found = predict(detector, part, recipe, device, workers)
         speed = len(part.images) / (time.monotonic() - started)
         logging.info("%d images at %.2f images/s -> %s", len(part.images), speed, output)
-        write_detections(output, found)
+        if first():
+            write_detections(output, found)
 
 
 if __name__ == "__main__":

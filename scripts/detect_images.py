@@ -19,6 +19,7 @@ from detransfer.console import InputError, run
 from detransfer.data.images import image_sizes
 from detransfer.data.index import BOX, Index, empty_objects
 from detransfer.detection.predict import load_detector, predict
+from detransfer.device_faults import device_faults
 from detransfer.files import atomic
 from detransfer.recipes import InferenceRecipe
 from detransfer.study import load_recipe_file
@@ -97,11 +98,11 @@ def main() -> None:
     arguments = parse()
     recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
     paths = find_images(arguments.images)
-    device = use_machine(arguments.threads)
-    workers = arguments.threads if device.type == "cuda" else 0
+    device, workers = use_machine(arguments.threads)
     detector, classes = load_detector(arguments.model)
     index = index_of(paths, classes)
-    found = predict(detector, index, recipe, device, workers)
+    with device_faults(device, "detecting", f"Lower batch_size in {arguments.recipe}"):
+        found = predict(detector, index, recipe, device, workers)
     found["path"] = index.images["path"].to_numpy()[found["image_id"]]
     found["name"] = np.array(classes)[found["class_id"]]
     with atomic(arguments.output) as temporary:

@@ -35,9 +35,9 @@ from detransfer.features.neighbours import (
 )
 from detransfer.features.recipe import AnalysisRecipe
 from detransfer.features.store import Features, open_features
-from detransfer.files import atomic
 from detransfer.report.tables import write_table
 from detransfer.study import load_recipe_file
+from detransfer.visualization.plotting import save_figure
 
 log = logging.getLogger("figure5")
 LAYER = "conv5"
@@ -242,13 +242,9 @@ def main() -> None:
         one, two = (read_space(name, *given[dataset, name]) for name in (first, second))
         parts.append(compared(one, two, indices[dataset], recipe).assign(dataset=dataset))
     write_table(arguments.csv, pd.concat(parts).reindex(columns=COLUMNS))
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     roots = {dataset: index.root for dataset, index in indices.items()}
     figure = draw(pd.read_csv(arguments.csv), roots, recipe.nearest.drawn)
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png, dpi=200)
 
 
 if __name__ == "__main__":

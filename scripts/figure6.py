@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 import matplotlib
@@ -23,9 +22,9 @@ from detransfer.features.clusters import (
     sampled_pairs,
 )
 from detransfer.features.recipe import AnalysisRecipe, ClusterRecipe
-from detransfer.files import atomic
 from detransfer.report.tables import write_table
 from detransfer.study import load_recipe_file
+from detransfer.visualization.plotting import STYLE, save_figure
 
 DESCRIPTION = """\
 Figure 6: are images of one cluster in one feature space in one cluster of the other, too?
@@ -40,15 +39,6 @@ table alone.
 COLUMNS = ["dataset", "first", "second", "given", "other", "clusters", "metric", "mean", "std", "n",
            "images"]  # fmt: skip
 COLOURS, MARKERS = ("#0072B2", "#D55E00"), ("o", "s")  # Okabe and Ito's, told apart by everybody
-STYLE = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 6.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-}
 TICKS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 WIDTH, HEIGHT = 3.3, 2.6  # inches, of a panel: one column
 
@@ -191,13 +181,8 @@ def main() -> None:
     spaces = {(d, name): read_clusters(Path(path)) for d, name, path in arguments.space}
     table = numbers(spaces, arguments.pair, recipe)
     write_table(arguments.csv, table)
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     figure = draw(pd.read_csv(arguments.csv))
-    # Without the date and the version, equal numbers give equal files.
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 import matplotlib
@@ -18,10 +17,10 @@ import seaborn as sns
 from detransfer.console import InputError, run
 from detransfer.data.index import read_index
 from detransfer.features.recipe import AnalysisRecipe
-from detransfer.files import atomic
 from detransfer.report.bootstrap import resamples
 from detransfer.report.tables import write_table
 from detransfer.study import load_recipe_file
+from detransfer.visualization.plotting import STYLE, save_figure
 
 DESCRIPTION = """\
 Figure 7: the images of two feature spaces in the plane, coloured by class.
@@ -36,12 +35,6 @@ COLUMNS = ["dataset", "run", "place", "neighbours", "metric", "unit", "value", "
 # Okabe and Ito's colours with two more that are told apart by everybody, and by marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5D3A9B", "#8C564B")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLE = {
-    "font.size": 8,
-    "legend.fontsize": 6.5,
-    "axes.linewidth": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-}
 PANEL = 3.3  # inches
 
 
@@ -172,13 +165,9 @@ def main() -> None:
             raise InputError(f"{dataset}: {first} and {second} are embeddings of different images")
     names = {d: read_index(Path(f)).classes["name"].tolist() for d, f in arguments.index}
     write_table(arguments.csv, numbers(planes, recipe.neighbours))
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
     table = pd.read_csv(arguments.csv)
     figure = draw(table, planes, arguments.pair, names, recipe.classes)
-    with atomic(arguments.pdf) as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with atomic(arguments.png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

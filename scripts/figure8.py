@@ -28,10 +28,10 @@ from detransfer.visualization.gallery import (
     central_picture,
     choose,
     draw,
-    save,
     shown,
     view_of,
 )
+from detransfer.visualization.plotting import save_figure
 from detransfer.visualization.recorded import Recorded, read_recorded
 
 METRICS = ["inside_share", "best_iou", "trough_iou"]
@@ -158,7 +158,7 @@ def main() -> None:
         iou = own[own["metric"] == "best_iou"].set_index("run")["mean"]
         titles = [f"{name}\nIoU {iou[name]:.1f}" for name in names]
     figure = draw(drawn(recorded, chosen, names, view), titles, SCALE)
-    save(figure, arguments.pdf, arguments.png)
+    save_figure(figure, arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from detransfer.recipes import FeatureRecipe
 from detransfer.report.paired import Measured, compare
 from detransfer.report.tables import write_table
 from detransfer.study import load_recipe_file
-from detransfer.visualization.gallery import Row, Scale, choose, draw, save, shown, view_of
+from detransfer.visualization.gallery import Row, Scale, choose, draw, shown, view_of
 from detransfer.visualization.grid import Grid
+from detransfer.visualization.plotting import save_figure
 from detransfer.visualization.recipe import VisualizationRecipe
 from detransfer.visualization.recorded import Recorded, read_recorded
 
@@ -143,7 +144,7 @@ def main() -> None:
     shares = fragile.set_index("run")["mean"]
     titles = [f"{name}\nfragile {shares[name]:.1f} %" for name in names]
     rows = drawn(first, chosen, names, contrasts[0][1], grid, view.resize)
-    save(draw(rows, titles, SCALE), arguments.pdf, arguments.png)
+    save_figure(draw(rows, titles, SCALE), arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detransfer.checkpoints import drop_checkpoints
 from detransfer.console import InputError, run
 from detransfer.detection.detector import Detector
 from detransfer.detection.mining import propose
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import chip_epochs
+from detransfer.ranks import first
 from detransfer.recipes import DetectionRecipe
 from detransfer.study import load_recipe_file
 from detransfer.training import train
@@ -34,8 +36,9 @@ def main() -> None:
     found = propose(
         detector, job.index, recipe.chips.scales, negatives, job.run.device, job.run.workers
     )
-    write_proposals(arguments.output / "proposals.parquet", found, job.index.digest())
-    job.drop_checkpoint()
+    if first():
+        write_proposals(arguments.output / "proposals.parquet", found, job.index.digest())
+        drop_checkpoints(job.run.state)
 
 
 if __name__ == "__main__":

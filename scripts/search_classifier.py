@@ -16,15 +16,18 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from detransfer.batches import Example
+from detransfer.checkpoints import drop_checkpoints
 from detransfer.classification.accuracy import accuracy, held_out
 from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, LabelledImages, labelled_images
 from detransfer.classification.search import part, points, write_search
 from detransfer.console import InputError, run
 from detransfer.files import write_json
+from detransfer.ranks import first
 from detransfer.recipes import ClassificationRecipe
 from detransfer.study import load_recipe_file
-from detransfer.training import CHECKPOINT, Example, train
+from detransfer.training import train
 from detransfer.training_run import TrainingJob, open_job, training_arguments
 
 log = logging.getLogger("search_classifier")
@@ -52,8 +55,9 @@ def score_point(
     train(model, views(learnt, place.seed), training, place)
     predicted, _ = predict(model, held, place.device, place.workers)
     top1 = accuracy(held.class_ids, predicted).top1
-    write_json(done, {"top1": top1})
-    (place.state / CHECKPOINT).unlink(missing_ok=True)
+    if first():
+        write_json(done, {"top1": top1})
+        drop_checkpoints(place.state)
     log.info("%s: %.2f %%", name, top1)
     return top1
 
@@ -69,7 +73,8 @@ def main() -> None:
     tried = points(recipe)
     parts = part(images, ~held), part(images, held)
     scores = [score_point(each, job, *parts) for each in tried]
-    write_search(arguments.output / "search.csv", tried, scores, int(held.sum()))
+    if first():
+        write_search(arguments.output / "search.csv", tried, scores, int(held.sum()))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,23 @@ detransfer.segmentation.predictions).
 from __future__ import annotations
 
 import argparse
+import collections
 import logging
 import time
 from pathlib import Path
 
 from detransfer.console import run
 from detransfer.data.index import read_index
+from detransfer.device_faults import device_faults
+from detransfer.ranks import first
 from detransfer.segmentation.deeplab import load_segmenter
 from detransfer.segmentation.images import masked_images
-from detransfer.segmentation.predict import predict
+from detransfer.segmentation.predict import BATCH, predict
 from detransfer.segmentation.predictions import write_predictions
 from detransfer.training_run import use_machine
 from detransfer.weights import check_classes
+
+REMEDY = f"{BATCH} images were on it at once: lower images.short and images.long in the recipe"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,17 +39,21 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    device = use_machine(arguments.threads)
+    device, workers = use_machine(arguments.threads)
     model, header = load_segmenter(arguments.model)
     index = read_index(arguments.index).split(arguments.split)
     classes = index.classes["name"].tolist()
     check_classes(arguments.model, header, classes, arguments.index)
     images = masked_images(index, model.recipe.images)
     image_ids = index.images["image_id"].tolist()
-    workers = arguments.threads if device.type == "cuda" else 0
     started = time.monotonic()
     found = predict(model, images, device, workers)
-    write_predictions(arguments.output, ((image_ids[row], mask) for row, mask, _ in found))
+    masks = ((image_ids[row], mask) for row, mask, _ in found)
+    with device_faults(device, f"segmenting with {arguments.model}", REMEDY):
+        if first():
+            write_predictions(arguments.output, masks)
+        else:
+            collections.deque(masks, maxlen=0)  # predicts for the first process
     speed = len(image_ids) / (time.monotonic() - started)
     logging.info("%d images at %.2f images/s -> %s", len(image_ids), speed, arguments.output)
 

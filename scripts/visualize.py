@@ -252,7 +252,8 @@ def identify(arguments: argparse.Namespace, task: Task) -> dict[str, str | int |
 
 def main() -> None:
     arguments = parse()
-    device, index = use_machine(arguments.threads), read_index(arguments.index)
+    device, workers = use_machine(arguments.threads)
+    index = read_index(arguments.index)
     task = load_task(arguments, index)
     backbone, header = load_frozen(arguments.weights, task.view.output_stride)
     if header.get("kind") == "untrained":
@@ -266,7 +267,6 @@ def main() -> None:
     if arguments.probe:
         fixed["probe"] = sha256(arguments.probe / "probe.safetensors")
     state = arguments.state / digest([json.dumps(fixed, sort_keys=True)])[:16]
-    workers = arguments.threads if device.type == "cuda" else 0
     found = record(task, fold(backbone), state, device, workers)
     table = numbers(task, found)
     write_files(arguments.output, task, found, table)

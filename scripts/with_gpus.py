@@ -8,6 +8,10 @@ The locks live in file descriptors that the command and the processes it forks i
 kernel holds them until the last of these ends, however it ends, and nothing is left to clean up.
 Signals and the exit code are the command's own.
 
+A Python program that gets several devices is started by torchrun, in one process a device. These
+do not inherit the locks, so they share them (detransfer.ranks): a device stays taken until the
+last process that may use it is gone, whichever is killed first.
+
 Leases are served in the order in which they came, so a job that needs all devices is not
 overtaken for ever by jobs that need one.
 """
@@ -33,11 +37,14 @@ from detransfer.console import InputError, run
 
 POLL_SECONDS = 0.1
 REPORT_SECONDS = 600.0
+LOCKS = "DETRANSFER_LOCKS"  # names the locks to the command's processes (detransfer.ranks)
 
 DESCRIPTION = """\
 Run a command on GPUs that no other job of this machine uses at the same time.
 
-The command sees its devices in CUDA_VISIBLE_DEVICES; its exit code and its signals are its own.
+A Python program (python PROGRAM.py ...) that gets several runs in one process a device, started by
+torchrun. The command sees its devices in CUDA_VISIBLE_DEVICES; its exit code and its signals are
+its own.
 A demand that this machine can never meet is refused at once; any other waits, first come, first
 served, and says who holds what.
 """
@@ -54,7 +61,7 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=ENVIRONMENT,
-        usage="%(prog)s --gpus N [--expected N] [--state DIR] -- COMMAND [ARGUMENT ...]",
+        usage="%(prog)s --gpus N [--expected N] [--processes N] [--state DIR] -- COMMAND ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--gpus", type=int, required=True, help="devices to take; 0: use the CPU")
@@ -62,6 +69,11 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
         "--expected",
         type=int,
         help="the number that the configuration asks for; another --gpus is refused",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="processes of a Python program; default: one a device, at least one",
     )
     parser.add_argument(
         "--state",
@@ -76,7 +88,32 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
         parser.error("name the command after --")
     if arguments.gpus < 0:
         parser.error(f"--gpus must be 0 or more, not {arguments.gpus}")
+    if arguments.processes is not None and arguments.processes < 1:
+        parser.error(f"--processes must be 1 or more, not {arguments.processes}")
     return arguments
+
+
+def in_processes(command: list[str], wanted: int | None, gpus: int) -> list[str]:
+    """Return the command that starts a Python program in several processes by torchrun.
+
+    Any other command stays what it is. Raises InputError where it was to run in several.
+    """
+    program = len(command) > 1 and command[1].endswith(".py")
+    if not program or not Path(command[0]).name.startswith("python"):
+        if (wanted or 1) > 1:
+            raise InputError(f"--processes {wanted}: only `python PROGRAM.py ...` runs in several")
+        return command
+    number = wanted or max(gpus, 1)
+    if number == 1:
+        return command
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would say so; programs set their own
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    return [
+        command[0],
+        *torchrun,
+        "--",
+        *command[1:],
+    ]  # lest torchrun takes our options for its own
 
 
 def installed_devices() -> list[str]:
@@ -261,6 +298,7 @@ def main() -> None:
     if shutil.which(command[0]) is None:
         raise InputError(f"no program called {command[0]}: check the words after --")
     check_demand(arguments.gpus, arguments.expected)
+    command = in_processes(command, arguments.processes, arguments.gpus)
     if arguments.gpus == 0:
         become(command, "")
     devices, origin = usable_devices()
@@ -272,9 +310,13 @@ def main() -> None:
     folder = lock_folder(arguments.state)
     with turn(folder, command):
         taken = collect(folder, devices, arguments.gpus)
-    for descriptor in taken.values():
-        sign(descriptor, command)
-        os.set_inheritable(descriptor, True)
+        for descriptor in taken.values():
+            sign(descriptor, command)
+            os.set_inheritable(descriptor, True)
+            # From now on the command's processes may hold it too. For a moment it is unlocked,
+            # but nobody else takes devices while the turn is ours.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.environ[LOCKS] = os.pathsep.join(str(lock_file(folder, device)) for device in taken)
     names = ",".join(taken)
     logging.info("GPU %s: %s", names, shlex.join(command))
     become(command, names)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from detransfer import recipes
 from detransfer.console import InputError
@@ -449,3 +450,14 @@ def test_negative_chips_need_a_number_for_each_scale(tmp_path: Path) -> None:
     assert negatives is not None and negatives.per_image == 2
     path.write_text(DETECTION)
     assert load_recipe_file(path, DetectionRecipe).chips.negatives is None
+
+
+def test_a_batch_that_the_gpus_of_a_job_cannot_share_is_refused(repository: Path) -> None:
+    content = yaml.safe_load((repository / "config/demo.yaml").read_text())
+    content["recipes"] = str(repository / "config/recipes")
+    for gpus in (1, 2, 4):
+        content["resources"]["train"]["gpu"] = gpus
+        load_recipes(load_study(content, "config/demo.yaml"))
+    content["resources"]["train"]["gpu"] = 3
+    with pytest.raises(InputError, match=r"\.yaml: training\.batch_size \d+ .* among 3 GPUs"):
+        load_recipes(load_study(content, "config/demo.yaml"))

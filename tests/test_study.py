@@ -136,13 +136,6 @@ def test_controls_and_choices_are_checked(place: str, value: Any, message: str) 
             "unknown key 'pretrainings.imagenet_cls.tim'; did you mean 'timm'?",
         ),
         (
-            "resources.train.gpu",
-            8,
-            "resources: train.gpu: a job uses one GPU, and 8 would lie idle but for the first; "
-            "give 1 (jobs run side by side, one on each GPU)",
-        ),
-        ("resources.predict.gpu", 2, "resources: predict.gpu: a job uses one GPU, and 2 would"),
-        (
             "resources.train.gpus",
             8,
             "unknown key 'resources.train.gpus'; did you mean 'gpu'?",

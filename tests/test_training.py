@@ -22,19 +22,11 @@ from torch.utils.data import Dataset
 
 from detransfer import training
 from detransfer.backbone import conv5
+from detransfer.batches import Example, collate, epoch_order, key
+from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
 from detransfer.recipes import TrainingRecipe
-from detransfer.training import (
-    CHECKPOINT,
-    Example,
-    Run,
-    collate,
-    epoch_order,
-    key,
-    learning_rate,
-    make_optimizer,
-    train,
-)
+from detransfer.training import Run, learning_rate, make_optimizer, train
 from detransfer.training_log import LOG, Progress, TrainingLog
 
 NEVER, ALWAYS = 1000.0, 1e-6  # minutes between checkpoints

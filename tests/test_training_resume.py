@@ -32,9 +32,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from detransfer import console
+from detransfer.batches import Example
+from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
 from detransfer.recipes import TrainingRecipe
-from detransfer.training import CHECKPOINT, Example, Fit, Run, train
+from detransfer.training import Fit, Run, train
 from detransfer.training_log import LOG
 
 NEVER, ALWAYS = 1000.0, 1e-6  # minutes between checkpoints

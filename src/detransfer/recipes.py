@@ -30,7 +30,10 @@ class TrainingRecipe(Strict):
     epochs: float = Field(gt=0, description="passes over the training set")
     batch_size: int = Field(gt=0, description="global batch, whatever the number of devices")
     micro_batch: int | None = Field(
-        None, gt=0, description="images a device holds at once; null: the whole batch"
+        None,
+        gt=0,
+        description="images that share batch statistics and means of detection losses, whatever "
+        "the number of devices, of which each holds at most so many at once; null: the batch",
     )
     optimizer: Literal["sgd", "adamw"] = Field(description="optimiser")
     learning_rate: float = Field(gt=0, description="peak rate, for mean gradients over the batch")
@@ -56,6 +59,12 @@ class TrainingRecipe(Strict):
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError("micro_batch: must divide batch_size")
         return self
+
+    def splits_among(self, devices: int) -> bool:
+        """Return whether each device can hold whole micro-batches, or an equal part of one."""
+        images, rest = divmod(self.batch_size, devices)
+        micro = self.micro_batch or self.batch_size
+        return rest == 0 and (images % micro == 0 or micro % images == 0)
 
 
 class BackboneRecipe(Strict):
@@ -502,6 +511,7 @@ def load_recipes(study: Study) -> dict[str, Strict]:
     }
     for stage, recipe in recipes.items():
         _check_stage(study.recipe(stage), stage, recipe)
+        _check_split(study.recipe(stage), recipe, max(1, study.resources.train.gpu))
     grouped = any(superclasses(recipe) > 1 for recipe in recipes.values())
     if grouped or study.targets_of("classification"):
         recipes["features"] = load_recipe_file(study.recipe("features"), FeatureRecipe)
@@ -532,6 +542,17 @@ def _check_stage(path: Path, stage: str, recipe: Strict) -> None:
     searching = isinstance(recipe, ClassificationRecipe) and recipe.search is not None
     if stage.startswith("pretrain_") and searching:
         raise InputError(f"{path}: search: is for targets; a pre-training takes one rate as given")
+
+
+def _check_split(path: Path, recipe: Strict, devices: int) -> None:
+    """Raise InputError where a training's batch cannot be split among the devices of its job."""
+    training = getattr(recipe, "training", None)
+    if training is not None and not training.splits_among(devices):
+        raise InputError(
+            f"{path}: training.batch_size {training.batch_size} (micro_batch "
+            f"{training.micro_batch or 'null'}) cannot be split among {devices} GPUs "
+            "(resources.train.gpu), so that each holds whole micro-batches or an equal part of one"
+        )
 
 
 def _check_thresholds(path: Path, recipe: VocRecipe) -> None:

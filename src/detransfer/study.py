@@ -166,7 +166,7 @@ class DatasetChange(Strict):
 class Resources(Strict):
     """What one job of a kind asks of the machine or the cluster."""
 
-    gpu: int = Field(0, ge=0, description="devices")
+    gpu: int = Field(0, ge=0, description="devices of one job, a process on each")
     threads: int = Field(1, ge=1, description="processor cores")
     mem_mb: int = Field(2000, gt=0, description="main memory, MB")
     runtime: int = Field(60, gt=0, description="wall-clock limit, minutes")
@@ -178,17 +178,6 @@ class JobResources(Strict):
     train: Resources = Field(description="pre-training and fine-tuning")
     predict: Resources = Field(description="inference and evaluation")
     data: Resources = Field(description="download, extraction, indexing, rendering")
-
-    @model_validator(mode="after")
-    def _devices_are_used(self) -> JobResources:
-        for kind in ("train", "predict"):
-            asked = getattr(self, kind).gpu
-            if asked > 1:  # it would hold them all and compute on the first
-                raise ValueError(
-                    f"{kind}.gpu: a job uses one GPU, and {asked} would lie idle but for the "
-                    "first; give 1 (jobs run side by side, one on each GPU)"
-                )
-        return self
 
 
 class Study(Strict):

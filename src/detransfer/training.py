@@ -1,56 +1,42 @@
 """The training loop, for every task: steps, schedule, precision, checkpoints, resume, progress.
 
-A model in training mode maps ``(images, targets)`` to named losses; a data set is made anew for
-every epoch, and its item i depends on (seed, epoch, i) alone. Together with random numbers that
-are seeded at every step this makes a resumed run equal to an uninterrupted one, bit for bit on
-the CPU.
+A model in training mode maps ``(images, targets)`` to named losses, each a mean over the images;
+a data set is made anew for every epoch, and its item i depends on (seed, epoch, i) alone. Together
+with random numbers that are seeded at every step this makes a resumed run equal to an
+uninterrupted one, bit for bit on the CPU.
+
+Several processes hold neighbouring parts of every batch, and all take the same step. What images
+share (statistics of batch normalisation, the number of sampled RoIs) they share within one
+micro-batch of the recipe, whoever holds it, so that the outcome does not depend on the number of
+processes but for rounding (and for random layers, such as dropout).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
+from detransfer.batch_norm import follow, running_statistics, synchronise
+from detransfer.batches import Batch, Epoch, Part, epoch_order, key, load, split_batch
+from detransfer.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from detransfer.console import InputError
-from detransfer.files import atomic
+from detransfer.device_faults import device_faults
+from detransfer.ranks import add_up, first, gather, largest, rank, sharing, world_size
 from detransfer.recipes import TrainingRecipe
 from detransfer.training_log import Progress, TrainingLog, device_name, peak_memory_mb
 
 log = logging.getLogger(__name__)
-CHECKPOINT = "checkpoint.pt"
-
-
-class Example(NamedTuple):
-    """One training example: a uint8 image (3, h, w), its target, and a name for messages."""
-
-    image: Tensor
-    target: Any
-    name: str
-
-
-class Batch(NamedTuple):
-    """Images (n, 3, h, w) uint8, a list of n targets, and n names (see :func:`collate`)."""
-
-    images: Tensor
-    targets: list[Any]
-    names: list[str]
-
-
-Epoch = Callable[[int], Dataset[Example]]
 
 
 @dataclass(frozen=True)
@@ -96,19 +82,26 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
 
     ``examples(epoch)`` gives the data set of an epoch; the length of the first fixes the schedule
     (as in the authors' code, where the number of chips varies). Raises InputError when a loss is
-    not finite (naming the images), when the data set is empty, and when the disk is full (the
-    previous checkpoint stays). SIGTERM writes a checkpoint and exits with status 143.
+    not finite (naming the images), when the data set is empty, when the batch cannot be split
+    among the processes, when a GPU is out of memory or fails, and when the disk is full (the
+    previous checkpoint stays). SIGTERM to any process writes a checkpoint, and all exit with
+    status 143.
     """
+    part = split_batch(recipe)
     epoch_steps, total = _length(examples, recipe)
     _place(model, recipe, run)
     optimizer = make_optimizer(model, recipe)
     progress, window = _restore(run, model, optimizer)
     before, started, saved = progress, time.monotonic(), time.monotonic()
-    with closing(TrainingLog(run.state, progress)) as logger, _StopOnSignal() as stop:
+    with contextlib.ExitStack() as stack:
+        logger = stack.enter_context(contextlib.closing(TrainingLog(run.state, progress, first())))
+        stop = stack.enter_context(_StopOnSignal())
+        stack.enter_context(sharing(part.sharing))
+        stack.enter_context(device_faults(run.device, str(run.state), _remedy(part)))
         model.train()
         for batch, here in _batches(examples, recipe, run, before, total):
             rate = learning_rate(recipe, here.step, epoch_steps, total)
-            parts = _step(model, optimizer, batch, recipe, rate, run)
+            parts = _step(model, optimizer, batch, recipe, part, rate, run)
             progress = replace(
                 here,
                 step=here.step + 1,
@@ -116,21 +109,29 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
                 seconds=before.seconds + time.monotonic() - started,
             )
             window.add(progress.step, batch.names, parts)
-            stopping = stop.requested  # asked once: what leaves has been saved
-            due = stopping or time.monotonic() - saved > recipe.checkpoint_minutes * 60
-            if due or progress.step == total:
+            late = time.monotonic() - saved > recipe.checkpoint_minutes * 60
+            # Asked once, of all processes: what leaves has been saved.
+            stopping, due = largest(stop.requested, late or progress.step == total)
+            if stopping or due:
                 _check(window, model, run.state)
             if progress.step % recipe.log_every == 0 or progress.step == total:
                 losses = _look(window, run.state)
                 speed = (progress.step - before.step) / max(progress.seconds - before.seconds, 1e-9)
                 logger.write(progress, rate, losses, speed, recipe.batch_size, total)
                 window = _Window()
-            if due:
+            if stopping or due:
                 _save(run.state, model, optimizer, progress, window)
                 saved = time.monotonic()
             if stopping:
                 stop.leave(run.state)
     return _fit(progress, recipe, run, logger.last_losses())
+
+
+def _remedy(part: Part) -> str:
+    return (
+        f"{part.piece} images were on it at once: lower training.micro_batch in the recipe (it "
+        "divides training.batch_size), or ask for more GPUs (resources.train.gpu)"
+    )
 
 
 def learning_rate(recipe: TrainingRecipe, step: int, epoch_steps: int, total: int) -> float:
@@ -167,11 +168,6 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opti
     )
 
 
-def key(*numbers: int) -> int:
-    """Mix numbers such as (seed, epoch, index) into one 64-bit seed, well spread."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
 def _length(examples: Epoch, recipe: TrainingRecipe) -> tuple[int, int]:
     """Return the steps of the first epoch and of the whole training."""
     size = len(examples(0))  # type: ignore[arg-type]
@@ -184,6 +180,8 @@ def _length(examples: Epoch, recipe: TrainingRecipe) -> tuple[int, int]:
 def _place(model: nn.Module, recipe: TrainingRecipe, run: Run) -> None:
     """Put the model where and how the recipe wants it."""
     model.to(run.device)
+    if world_size() > 1:
+        synchronise(model)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.compile:  # the backbone is one graph; the heads would break into many
@@ -201,7 +199,7 @@ def _fit(progress: Progress, recipe: TrainingRecipe, run: Run, losses: dict[str,
         images_per_second=round(images / max(progress.seconds, 1e-9), 3),
         peak_memory_mb=round(peak_memory_mb(run.device), 1),
         device=device_name(run.device),
-        world_size=1,
+        world_size=world_size(),
         losses=losses,
     )
 
@@ -211,78 +209,78 @@ def _step(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     recipe: TrainingRecipe,
+    part: Part,
     rate: float,
     run: Run,
 ) -> dict[str, Tensor]:
+    """Take one step on the whole batch, of which this process has its part; return its losses."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     total: dict[str, Tensor] = {}
-    size = recipe.micro_batch or recipe.batch_size
-    for start in range(0, recipe.batch_size, size):
-        images = batch.images[start : start + size].to(run.device, non_blocking=True)
-        targets = [_to(target, run.device) for target in batch.targets[start : start + size]]
+    before = running_statistics(model) if world_size() > part.sharing else []
+    share = part.piece / recipe.batch_size
+    for start in range(0, part.images, part.piece):
+        piece = slice(start, start + part.piece)
+        images = batch.images[piece].to(run.device, non_blocking=True)
+        targets = [_to(target, run.device) for target in batch.targets[piece]]
         losses = model(images, targets)
-        share = size / recipe.batch_size
         torch.stack(list(losses.values())).sum().mul(share).backward()
         for name, loss in losses.items():
             total[name] = (
                 total.get(name, torch.zeros((), device=run.device)) + loss.detach() * share
             )
+    add_up([*_gradients(model), *total.values()])
+    follow(before, part.images // part.piece, part.sharing)
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizer.step()
     return total
 
 
+def _gradients(model: nn.Module) -> list[Tensor]:
+    """Return all gradients; zeros where other processes have one and this one has none."""
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    somewhere = largest(*(parameter.grad is not None for parameter in learnt))
+    for parameter, there in zip(learnt, somewhere, strict=True):
+        if there and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in learnt if parameter.grad is not None]
+
+
 def _batches(
     examples: Epoch, recipe: TrainingRecipe, run: Run, progress: Progress, total: int
 ) -> Iterator[tuple[Batch, Progress]]:
-    """Yield the batches from ``progress`` to the last step, each with the progress before it."""
+    """Yield this process's part of the batches from ``progress`` to the last step.
+
+    With each comes the progress before it. A loader's process that dies is replaced, unless it
+    dies again before it has given anything: the batch depends on no one's state.
+    """
+    died: Progress | None = None
     while progress.step < total:
         dataset = examples(progress.epoch)
         order = epoch_order(len(dataset), recipe.batch_size, run.seed, progress.epoch)  # type: ignore[arg-type]
         left = order[progress.step_of_epoch :][: total - progress.step]
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_sampler=left,
-            collate_fn=collate,
-            num_workers=run.workers,
-            pin_memory=run.device.type == "cuda",
-            worker_init_fn=_outlive_sigterm,
-        )
-        for number, batch in enumerate(loader):
-            here = replace(
-                progress,
-                step=progress.step + number,
-                step_of_epoch=progress.step_of_epoch + number,
-            )
-            torch.manual_seed(key(run.seed, here.step))
-            yield batch, here
-        progress = replace(
-            progress, step=progress.step + len(left), epoch=progress.epoch + 1, step_of_epoch=0
-        )
-
-
-def _outlive_sigterm(worker: int) -> None:
-    """Let a loader's worker serve the last batch when a scheduler signals the whole job."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def epoch_order(size: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Return the shuffled batches of an epoch, the last filled up from the order's beginning."""
-    order = np.random.default_rng((seed, epoch)).permutation(size)
-    padded = np.resize(order, math.ceil(size / batch) * batch)
-    return padded.reshape(-1, batch).tolist()
-
-
-def collate(examples: Sequence[Example]) -> Batch:
-    """Put images into one tensor, smaller ones at the upper left of zeros; list the rest."""
-    height, width = (max(e.image.shape[side] for e in examples) for side in (1, 2))
-    images = examples[0].image.new_zeros((len(examples), 3, height, width))
-    for canvas, (image, _, _) in zip(images, examples, strict=True):
-        canvas[:, : image.shape[1], : image.shape[2]] = image
-    return Batch(images, [e.target for e in examples], [e.name for e in examples])
+        try:
+            for batch in load(dataset, left, run.workers, run.device.type == "cuda"):
+                torch.manual_seed(key(run.seed, progress.step, *([rank()] if rank() else [])))
+                yield batch, progress
+                progress = replace(
+                    progress, step=progress.step + 1, step_of_epoch=progress.step_of_epoch + 1
+                )
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            if died == progress:
+                raise InputError(
+                    f"step {progress.step + 1}: a loader's process died twice ({error}); mostly "
+                    "the main memory is full: give the job more (resources.train.mem_mb) or fewer "
+                    "threads (resources.train.threads)"
+                ) from error
+            log.warning("a loader's process died (%s); others take its place", error)
+            died = progress
+            continue
+        progress = replace(progress, epoch=progress.epoch + 1, step_of_epoch=0)
 
 
 def _to(target: Any, device: torch.device) -> Any:
@@ -315,9 +313,10 @@ def _check(window: _Window, model: nn.Module, state: Path) -> None:
 
 def _not_finite(what: str, window: _Window, position: int, state: Path) -> InputError:
     kept = state / CHECKPOINT
+    names = [name for of_process in gather(window.names[position]) for name in of_process]
     return InputError(
         f"step {window.steps[position]}: {what}; images of the batch: "
-        f"{', '.join(window.names[position])}. Last good checkpoint: "
+        f"{', '.join(dict.fromkeys(names))}. Last good checkpoint: "
         f"{kept if kept.exists() else 'none yet'}. A lower training.learning_rate, a longer "
         "training.warmup_steps or training.clip_norm usually helps."
     )
@@ -330,44 +329,28 @@ def _save(
     progress: Progress,
     window: _Window,
 ) -> None:
-    content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": asdict(progress),
-        "window": asdict(window),
-    }
-    try:
-        with atomic(state / CHECKPOINT) as temporary:
-            torch.save(content, temporary)
-    except (OSError, RuntimeError) as error:
-        kept = state / CHECKPOINT
-        raise InputError(
-            f"{kept}: the checkpoint of step {progress.step} could not be written ({error}); "
-            f"{'the previous one is kept' if kept.exists() else 'there is none before it'}. "
-            "Free some disk space and start again: the training goes on from there."
-        ) from error
+    """Let the first process write a checkpoint; none goes on before it is written."""
+    if first():
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "progress": asdict(progress),
+            "window": asdict(window),
+        }
+        write_checkpoint(state, content, progress.step)
+    largest(0)
 
 
 def _restore(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, _Window]:
-    path = run.state / CHECKPOINT
-    for litter in run.state.glob(f".{CHECKPOINT}.*"):  # of a run killed while it was writing
-        litter.unlink()
-    if not path.exists():
+    largest(0)  # all read the same one, also where the first process has waited for another job
+    content = read_checkpoint(run.state, run.device)
+    if content is None:
         return Progress(), _Window()
-    try:
-        content = torch.load(path, map_location=run.device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(
-            f"{path}: the checkpoint is damaged or no checkpoint ({error}); delete it to start "
-            "this training from the beginning"
-        ) from error
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    progress = Progress(**content["progress"])
-    log.info("resuming after step %d from %s", progress.step, path)
-    return progress, _Window(**content["window"])
+    return Progress(**content["progress"]), _Window(**content["window"])
 
 
 class _StopOnSignal:

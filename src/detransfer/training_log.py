@@ -45,9 +45,12 @@ def device_name(device: torch.device) -> str:
 
 
 class TrainingLog:
-    """The three logs of one training; a resumed one drops what lies after its checkpoint."""
+    """The three logs of one training; a resumed one drops what lies after its checkpoint.
 
-    def __init__(self, state: Path, progress: Progress) -> None:
+    Without ``writes`` it only remembers its rows: of several processes one writes.
+    """
+
+    def __init__(self, state: Path, progress: Progress, writes: bool = True) -> None:
         state.mkdir(parents=True, exist_ok=True)
         self.path = state / LOG
         lines = self.path.read_text().splitlines() if self.path.exists() else []
@@ -57,6 +60,9 @@ class TrainingLog:
             if None not in row.values()  # a full disk can cut the last row short
             and int(row["step"]) <= progress.step
         ]
+        self.board: SummaryWriter | None = None
+        if not writes:
+            return
         with atomic(self.path) as temporary, temporary.open("w", newline="") as file:
             if self.rows:
                 writer = csv.DictWriter(file, list(self.rows[0]))
@@ -87,8 +93,10 @@ class TrainingLog:
         row = dict(zip(COLUMNS, map(str, (*numbers, f"{progress.seconds:.1f}")), strict=True))
         row |= {name: f"{value:.6g}" for name, value in losses.items()}
         self.rows.append(row)
+        if self.board is None:
+            return
         try:
-            self._append(row, progress.step, {**losses, "learning_rate": rate})
+            self._append(self.board, row, progress.step, {**losses, "learning_rate": rate})
         except OSError as error:
             raise InputError(
                 f"{self.path}: step {progress.step} could not be logged ({error}). Free some disk "
@@ -105,16 +113,19 @@ class TrainingLog:
             time.strftime("%H:%M:%S", time.gmtime(left)),
         )
 
-    def _append(self, row: dict[str, str], step: int, scalars: dict[str, float]) -> None:
+    def _append(
+        self, board: SummaryWriter, row: dict[str, str], step: int, scalars: dict[str, float]
+    ) -> None:
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
         for name, value in scalars.items():
-            self.board.add_scalar(f"train/{name}", value, step)
-        self.board.flush()  # what is in log.csv is there too, however the program ends
+            board.add_scalar(f"train/{name}", value, step)
+        board.flush()  # what is in log.csv is there too, however the program ends
 
     def close(self) -> None:
         """Flush what is buffered."""
-        self.board.close()
+        if self.board is not None:
+            self.board.close()

@@ -24,13 +24,15 @@ from detransfer.backbone import (
     register,
     save_backbone,
 )
+from detransfer.checkpoints import drop_checkpoints
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index
 from detransfer.files import digest, sha256, write_json
 from detransfer.imports import code_digest, imported_files
+from detransfer.ranks import first, join, world_size
 from detransfer.recipes import BackboneRecipe
 from detransfer.study import BackboneChoice, validate
-from detransfer.training import CHECKPOINT, Fit, Run
+from detransfer.training import Fit, Run
 from detransfer.weights import read_header
 
 
@@ -58,8 +60,11 @@ class TrainingJob:
         """Write model.safetensors and fit.json, and drop the checkpoint that they replace.
 
         ``header`` holds what rebuilds the network around the backbone; ``score`` is the training
-        score of the task in percent, or None where a later program measures it.
+        score of the task in percent, or None where a later program measures it. Of several
+        processes the first one does all this.
         """
+        if not first():
+            return
         content = {
             "architecture": self.architecture.model_dump(mode="json"),
             "pretraining": read_header(self.start).get("pretraining"),
@@ -68,11 +73,7 @@ class TrainingJob:
         }
         save_backbone(self.output / "model.safetensors", model.state_dict(), content)
         write_json(self.output / "fit.json", {**asdict(fit), "training_score": score})
-        self.drop_checkpoint()
-
-    def drop_checkpoint(self) -> None:
-        """Delete the checkpoint of a training whose outcome is written."""
-        (self.run.state / CHECKPOINT).unlink(missing_ok=True)
+        drop_checkpoints(self.run.state)
 
 
 def training_arguments(description: str) -> argparse.ArgumentParser:
@@ -98,7 +99,7 @@ def open_job(
     ``inputs``: further files that determine the weights, as the index and the start do. Raises
     InputError when one is missing, and when the start does not say which network it belongs to.
     """
-    device = use_machine(arguments.threads)
+    device, workers = use_machine(arguments.threads)
     torch.manual_seed(arguments.seed)
     index = read_index(arguments.index).split(*arguments.splits)
     architecture = architecture_of(read_header(arguments.start), arguments.start)
@@ -120,9 +121,8 @@ def open_job(
         identity["inputs_digest"] = digest(sha256(path) for path in inputs)
     run_digest = digest(f"{name}={value}" for name, value in sorted(identity.items()))
     state = arguments.state / run_digest[:16]
-    write_json(state / "run.json", {**identity, "output": str(arguments.output)})
-    # On a GPU the cores load data; on a processor the training itself needs them.
-    workers = arguments.threads if device.type == "cuda" else 0
+    if first():
+        write_json(state / "run.json", {**identity, "output": str(arguments.output)})
     return TrainingJob(
         index=index,
         architecture=architecture,
@@ -143,7 +143,13 @@ def architecture_of(header: dict[str, Any], path: Path) -> BackboneChoice:
     return validate(BackboneChoice, header["architecture"], str(path))
 
 
-def use_machine(threads: int) -> torch.device:
-    """Use so many processor threads, and the first visible GPU where there is one."""
-    torch.set_num_threads(threads)
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+def use_machine(threads: int) -> tuple[torch.device, int]:
+    """Join the program's other processes, if any, and use a share of the processor's threads.
+
+    Returns the process's own GPU, or the processor where there is none, and how many processes
+    are to load data: on a GPU the cores do that, on a processor the network itself needs them.
+    """
+    device = join()
+    share = max(1, threads // world_size())
+    torch.set_num_threads(share)
+    return device, share if device.type == "cuda" else 0

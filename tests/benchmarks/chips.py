@@ -29,6 +29,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
+from detransfer.batches import epoch_order  # noqa: E402
 from detransfer.data.decoding import decode  # noqa: E402
 from detransfer.data.index import BOX, FLAGS, Index  # noqa: E402
 from detransfer.detection.chip_planner import ChipTable  # noqa: E402
@@ -38,7 +39,6 @@ from detransfer.detection.proposals import Proposals  # noqa: E402
 from detransfer.detection.train import ChipDataset, Scenes, cut, plan_epoch, scenes  # noqa: E402
 from detransfer.recipes import DetectionRecipe  # noqa: E402
 from detransfer.study import load_recipe_file  # noqa: E402
-from detransfer.training import epoch_order  # noqa: E402
 from tests.detection.naive_chips import image_chips  # noqa: E402
 
 RECIPE = ROOT / "config/recipes/paper/pretrain_coco.yaml"

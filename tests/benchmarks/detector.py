@@ -83,6 +83,7 @@ def chips(recipe: DetectionRecipe) -> tuple[Tensor, list[dict[str, Tensor]]]:
                 "labels": torch.randint(1, CLASSES + 1, (OBJECTS,), generator=generator),
                 "valid": torch.ones(OBJECTS, dtype=torch.bool),
                 "valid_range": torch.tensor([0.0, float("inf")]),
+                "key": 0,
                 "size": torch.tensor([size, size]),
             }
         )

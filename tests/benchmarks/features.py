@@ -47,7 +47,7 @@ def write_images(folder: Path) -> Index:
 
 
 def main(name: str) -> None:
-    device = use_machine(THREADS)
+    device, _ = use_machine(THREADS)
     network = BackboneFeatures(build(BackboneChoice(name=name), 0, 16), "fp32").eval()
     network.to(device, memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as given:

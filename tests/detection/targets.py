@@ -17,7 +17,8 @@ def target(
     valid: list[bool] | None = None,
     valid_range: tuple[float, float] = ANY,
     size: tuple[int, int] = (64, 64),
-) -> dict[str, Tensor]:
+    key: int = 0,
+) -> dict[str, Any]:
     corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return {
         "boxes": corners,
@@ -25,6 +26,7 @@ def target(
         "valid": torch.tensor(valid if valid is not None else [True] * len(corners)).bool(),
         "valid_range": torch.tensor(valid_range),
         "size": torch.tensor(size),
+        "key": key,
     }
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from detransfer.backbone import build, mean_colour, normalise
+from detransfer.batches import Example
 from detransfer.detection.detector import Detector
 from detransfer.detection.rpn import in_range
-from detransfer.training import Example, Run, train
+from detransfer.training import Run, train
 from tests.detection.rectangles import TINY, detection_recipe, inference_recipe
 from tests.detection.targets import target
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from detransfer.backbone import build, mean_colour, save_backbone
+from detransfer.batches import Example
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index
 from detransfer.detection.average_precision import average_precision, match, mean_over_classes
@@ -33,7 +34,7 @@ from detransfer.detection.predict import (
 from detransfer.detection.train import ChipDataset, scenes
 from detransfer.recipes import InferenceRecipe, ScaleRecipe
 from detransfer.study import BackboneChoice
-from detransfer.training import Example, Run, train
+from detransfer.training import Run, train
 from tests.detection.rectangles import (
     COLOURS,
     TINY,

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
 from detransfer.detection.rpn import IGNORED, ScaleAwareRpn, in_range
+from detransfer.detection.sampling import KeyedSampler
 from detransfer.recipes import RpnRecipe
 from tests.detection.targets import iou, random_boxes, target
 
@@ -139,3 +141,65 @@ def test_a_range_holds_its_lower_end_and_not_its_upper(
 ) -> None:
     boxes = torch.tensor([[0, 0, 9, 9], [0, 0, 5, 20], [0, 0, 40, 9], [5, 5, 25, 25.0]])
     assert in_range(boxes, torch.tensor([low, high])).tolist() == [bool(v) for v in expected]
+
+
+# What is sampled, and the losses
+
+
+def labelled(chips: int, seed: int) -> list[Tensor]:
+    """Return labels of 60 anchors a chip: -1 (left out), 0 or 1; the last has few to choose of."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = [torch.randint(-1, 2, (60,), generator=generator).float() for _ in range(chips)]
+    labels[-1][:50] = -1
+    return labels
+
+
+def test_a_chips_sample_depends_on_its_key_alone() -> None:
+    labels = labelled(4, 0)
+    sampler = KeyedSampler(16, 0.25, stream=0)
+    sampler.keys = [7, 8, 9, 10]
+    together = sampler(labels)
+    for order in ([2], [3, 0], [1, 2, 0]):
+        sampler.keys = [7 + number for number in order]
+        alone = sampler([labels[number] for number in order])
+        for kind in (0, 1):
+            for place, number in enumerate(order):
+                assert torch.equal(alone[kind][place], together[kind][number])
+    sampler.keys = [17, 18, 19, 20]
+    assert not torch.equal(sampler(labels)[1][0], together[1][0])
+    other = KeyedSampler(16, 0.25, stream=1)
+    other.keys = [7, 8, 9, 10]
+    assert not torch.equal(other(labels)[1][0], together[1][0])
+
+
+def test_as_many_are_sampled_as_torchvision_does() -> None:
+    labels = labelled(5, 1)
+    sampler = KeyedSampler(16, 0.25, stream=0)
+    sampler.keys = range(5)
+    for own, expected in zip(
+        sampler(labels), BalancedPositiveNegativeSampler(16, 0.25)(labels), strict=True
+    ):
+        assert [int(mask.sum()) for mask in own] == [int(mask.sum()) for mask in expected]
+    for objects, background, label in zip(*sampler(labels), labels, strict=True):
+        assert (label[objects.bool()] == 1).all() and (label[background.bool()] == 0).all()
+
+
+def test_all_anchors_are_equally_likely() -> None:
+    label, sampler = torch.zeros(20), KeyedSampler(5, 0.5, stream=0)
+    counts = torch.zeros(20)
+    for number in range(2000):
+        sampler.keys = [number]
+        counts += sampler([label])[1][0]
+    assert (counts - 500).abs().max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
+
+
+def test_the_losses_are_torchvisions() -> None:
+    labels, generator = labelled(3, 2), torch.Generator().manual_seed(3)
+    objectness = torch.randn(180, 1, generator=generator)
+    deltas, wanted = (torch.randn(180, 4, generator=generator) for _ in range(2))
+    rpn = ScaleAwareRpn(8, 16, RpnRecipe(anchor_sizes=(16,), batch_per_chip=16))
+    rpn.fg_bg_sampler.keys = [1, 2, 3]
+    arguments = (objectness, deltas, labels, list(wanted.split(60)))
+    expected = RegionProposalNetwork.compute_loss(rpn, *arguments)
+    for own, other in zip(rpn.compute_loss(*arguments), expected, strict=True):
+        assert torch.allclose(own, other) and float(own) > 0.1

@@ -22,6 +22,7 @@ from tests.detection.rectangles import (
     write_recipe,
     write_rectangles,
 )
+from tests.launch import launch
 
 PROGRAM = "scripts/detect.py"
 RECIPE = inference_recipe(training_images=5, score_threshold=0.0, per_image=6)
@@ -81,6 +82,14 @@ def test_equal_runs_give_equal_bytes(repository: Path, world: Path, tmp_path: Pa
     for file in ("detections.parquet", "training.parquet"):
         first, second = (tmp_path / name / file for name in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one(repository: Path, world: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        launch(processes, repository / PROGRAM, *words(world, tmp_path / str(processes)))
+    for file in ("detections.parquet", "training.parquet"):
+        assert (tmp_path / "2" / file).read_bytes() == (tmp_path / "1" / file).read_bytes()
 
 
 @pytest.mark.parametrize("names", [["red", "blue", "green"], ["red", "green"], [*COLOURS, "grey"]])

@@ -16,12 +16,13 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 from detransfer.backbone import build, read_weights, save_backbone
+from detransfer.batches import Epoch
 from detransfer.classification.finetune import load_classifier
 from detransfer.console import InputError
 from detransfer.data.index import Index, empty_objects, read_index, write_index
 from detransfer.report.metrics import read_metrics
 from detransfer.study import BackboneChoice
-from detransfer.training import Epoch, Fit
+from detransfer.training import Fit
 
 TINY = BackboneChoice(name="resnet10t", arguments={"channels": [8, 8, 16, 16], "stem_width": 4})
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}

@@ -1,17 +1,8 @@
-"""This file is also the program that the tests kill: run as ``__main__`` it trains a detector."""
-
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import random
 import runpy
-import signal
 import sys
-import time
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -22,6 +13,8 @@ import torch
 from torch import nn
 
 from detransfer.backbone import read_weights, save_backbone
+from detransfer.batches import Epoch
+from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index, read_index, write_index
 from detransfer.detection.heads import Rfcn3000Head
@@ -30,7 +23,6 @@ from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import ChipDataset
 from detransfer.recipes import DetectionRecipe
 from detransfer.study import BackboneChoice
-from detransfer.training import CHECKPOINT, Epoch
 from tests.detection.rectangles import (
     COLOURS,
     TINY,
@@ -300,59 +292,3 @@ def test_objects_outside_all_ranges_are_told_before_training(repository: Path, w
     with pytest.raises(InputError, match=r"no chip in 8 images: .*\(valid_range 60 to inf"):
         call(repository / PROGRAM, arguments)
     assert not (world / "refused").exists()
-
-
-# Killed
-
-
-@pytest.fixture(scope="module")
-def processes(repository: Path) -> ForkServerContext:
-    """Starts programs from a process that has imported torch already, which takes seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["detransfer.training_run", "detransfer.detection.predict"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(repository), *sys.path]))
-        forkserver.ensure_running()
-    return context
-
-
-def last_checkpoint(world: Path) -> tuple[int, int]:
-    """Return when the checkpoint was written (ns) and its step; zeros before the first."""
-    for path in world.glob(f"state_killed/*/{CHECKPOINT}"):
-        content = torch.load(path, weights_only=True)
-        return path.stat().st_mtime_ns, int(content["progress"]["step"])
-    return 0, 0
-
-
-@pytest.mark.slow
-def test_five_kills_at_random_moments_change_nothing(
-    repository: Path, world: Path, trained: Path, processes: ForkServerContext
-) -> None:
-    whole = json.loads((trained / "fit.json").read_text())
-    arguments = words(world, "killed")
-    values = {"WORDS": arguments, "SCRIPT": str(repository / PROGRAM)}
-    reached = [0]
-    for _ in range(5):
-        before = last_checkpoint(world)[0]
-        process = processes.Process(target=runpy.run_path, args=(__file__, values, "__main__"))
-        process.start()
-        limit = time.monotonic() + 60
-        while last_checkpoint(world)[0] == before:
-            assert process.is_alive() and time.monotonic() < limit
-            time.sleep(0.005)
-        # A seed would not fix the moment either.
-        time.sleep(random.uniform(0, 3 * whole["seconds"] / whole["steps"]))
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        reached.append(last_checkpoint(world)[1])
-    assert reached == sorted(set(reached)) and reached[-1] < whole["steps"]
-    assert not (world / "killed").exists()
-    call(repository / PROGRAM, arguments)
-    assert (world / "killed" / MODEL).read_bytes() == (trained / MODEL).read_bytes()
-    killed = json.loads((world / "killed" / "fit.json").read_text())
-    assert (killed["losses"], killed["steps"]) == (whole["losses"], whole["steps"])
-
-
-if __name__ == "__main__":
-    call(Path(globals()["SCRIPT"]), globals()["WORDS"], "__main__")

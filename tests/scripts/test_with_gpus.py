@@ -36,8 +36,13 @@ class Lease:
     def start(
         self, gpus: int, script: str, *options: str, **settings: str | None
     ) -> subprocess.Popen[str]:
+        return self.start_command(gpus, ["sh", "-c", script], *options, **settings)
+
+    def start_command(
+        self, gpus: int, command: list[str], *options: str, **settings: str | None
+    ) -> subprocess.Popen[str]:
         words = [sys.executable, str(PROGRAM), "--gpus", str(gpus), "--state"]
-        words += [str(self.folder / "locks"), *options, "--", "sh", "-c", script]
+        words += [str(self.folder / "locks"), *options, "--", *command]
         process = subprocess.Popen(
             words,
             cwd=self.folder,
@@ -74,11 +79,11 @@ def lease(tmp_path: Path):
         process.communicate(timeout=5)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Poll until the condition holds; fail after ten seconds."""
-    deadline = time.monotonic() + 10
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Poll until the condition holds; fail after some seconds."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited ten seconds in vain"
+        assert time.monotonic() < deadline, f"waited {seconds} seconds in vain"
         time.sleep(0.01)
 
 
@@ -257,3 +262,97 @@ def test_under_slurm_only_what_slurm_gave_is_shared_out(lease: Lease, tmp_path: 
     # The same allocation shares its devices; another one's device 0 is another device.
     assert lease.finish(1, show, **seven)[1] == "1"
     assert lease.finish(2, show, **{**seven, "SLURM_JOB_ID": "8"})[1] == "0,1"
+
+
+RANKS = """\
+import os, signal, sys, time
+from pathlib import Path
+from detransfer.ranks import join, rank, world_size
+signal.signal(signal.SIGTERM, lambda *_: None)  # as a training that saves its state
+join()
+print(rank(), world_size(), os.environ["CUDA_VISIBLE_DEVICES"], *sys.argv[1:], flush=True)
+Path(f"up{rank()}").touch()
+while not Path("go").exists():
+    time.sleep(0.02)
+"""
+
+
+def start_ranks(lease: Lease, gpus: int, *options: str) -> subprocess.Popen[str]:
+    (lease.folder / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "ranks.py", "--start=x", "--", "--node", "y"]
+    return lease.start_command(gpus, command, *options)
+
+
+@pytest.mark.slow
+def test_a_python_program_runs_in_one_process_a_device(lease: Lease, tmp_path: Path) -> None:
+    """And each of them keeps the devices, whatever becomes of those who started it."""
+    agent = start_ranks(lease, 2)
+    wait_until(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), 120)
+    agent.kill()
+    assert agent.wait(timeout=5) == -signal.SIGKILL
+    heir = lease.start(8, "true")
+    time.sleep(0.5)
+    assert heir.poll() is None, "devices were given out while a process still used them"
+    (tmp_path / "go").touch()
+    assert heir.wait(timeout=10) == 0
+    lines = sorted(agent.communicate()[0].splitlines())
+    assert lines == ["0 2 0,1 --start=x -- --node y", "1 2 0,1 --start=x -- --node y"]
+
+
+@pytest.mark.slow
+def test_several_processes_can_be_tried_without_a_device(lease: Lease, tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    job = start_ranks(lease, 0, "--processes", "2")
+    output, messages = job.communicate(timeout=120)
+    assert job.returncode == 0, messages
+    assert sorted(line.split()[:2] for line in output.splitlines()) == [["0", "2"], ["1", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--processes", "2"], "--processes 2: only `python PROGRAM.py ...` runs in several"),
+        (["--processes", "0"], "--processes must be 1 or more, not 0"),
+    ],
+)
+def test_processes_that_cannot_be_started_are_refused(
+    lease: Lease, options: list[str], complaint: str
+) -> None:
+    code, output, messages = lease.finish(2, "echo ran", *options)
+    assert (code, output) == (2, "") and complaint in messages
+
+
+def test_nobody_is_starved_by_a_stream_of_small_jobs(lease: Lease, tmp_path: Path) -> None:
+    """Small jobs keep coming; the large ones among them run in the order in which they came."""
+    jobs = []
+    for number in range(24):
+        gpus = 8 if number % 8 == 4 else 1 + number % 2
+        jobs.append(lease.start(gpus, f"echo {number} >> log; sleep 0.05"))
+        wait_until(lambda: begun(tmp_path) + lease.tickets() > number)  # noqa: B023 (called at once)
+    assert [job.wait(timeout=30) for job in jobs] == [0] * len(jobs)
+    order = [int(line) for line in (tmp_path / "log").read_text().split()]
+    assert sorted(order) == list(range(24))
+    # Every job came after all that were there when it came had got their devices; one that starts
+    # a little later than the next may be written down after it, but none passes a large one.
+    for large in (4, 12, 20):
+        assert set(order[: order.index(large)]) == set(range(large))
+
+
+def begun(folder: Path) -> int:
+    """Return how many jobs have got their devices."""
+    return len((folder / "log").read_text().splitlines()) if (folder / "log").exists() else 0
+
+
+def test_killing_snakemake_and_its_jobs_leaves_all_devices_free(
+    lease: Lease, tmp_path: Path
+) -> None:
+    """The whole group is killed, with holders, waiters and the command of the holder."""
+    for gpus in (3, 5, 8, 1):
+        lease.start(gpus, "echo >> log; sleep 30")
+    wait_until(lambda: begun(tmp_path) == 2 and lease.tickets() == 2)
+    for job in lease.started:
+        os.killpg(job.pid, signal.SIGKILL)
+    for job in lease.started:
+        job.wait(timeout=5)
+    assert lease.finish(8, "echo $CUDA_VISIBLE_DEVICES")[:2] == (0, "0,1,2,3,4,5,6,7")
+    assert lease.tickets() == 0

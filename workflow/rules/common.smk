@@ -34,6 +34,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
+ONE_GPU = min(1, STUDY.resources.predict.gpu)  # of programs that run in one process
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})

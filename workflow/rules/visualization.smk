@@ -26,11 +26,11 @@ rule mask_out:
         "../../envs/torch.yaml"
     threads: STUDY.resources.predict.threads
     resources:
-        gpu=STUDY.resources.predict.gpu,
+        gpu=ONE_GPU,
         mem_mb=STUDY.resources.predict.mem_mb,
         runtime=STUDY.resources.predict.runtime,
     params:
-        gpu=STUDY.resources.predict.gpu,
+        gpu=ONE_GPU,
         index=lambda wildcards: index_folder(wildcards.dataset),
         splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
         split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
@@ -68,7 +68,7 @@ use rule mask_out as map_activations with:
     wildcard_constraints:
         dataset=one_of(set(VISUALIZED) - set(MASKED_OUT)),
     params:
-        gpu=STUDY.resources.predict.gpu,
+        gpu=ONE_GPU,
         index=lambda wildcards: index_folder(wildcards.dataset),
         splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
         split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,

@@ -19,13 +19,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from detransfer.backbone import build, conv5, hold_still, read_weights
+from detransfer.batches import Example
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import Index
 from detransfer.data.views import central_view
 from detransfer.recipes import ClassificationRecipe, ImageRecipe
 from detransfer.study import validate
-from detransfer.training import Example
 from detransfer.training_run import architecture_of
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a random crop, relative to a square

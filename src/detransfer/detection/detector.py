@@ -22,8 +22,9 @@ class Detector(nn.Module):
     Images are uint8 (n, 3, H, W), padded to a common size at the right and at the bottom.
 
     In training, each target holds, in pixels of its chip: ``boxes`` (m, 4), ``labels`` (m,) from 1
-    on or IGNORED, ``valid`` (m,) bool, ``valid_range`` (2,) as lowest and highest sqrt(area), and
-    ``size`` (2,) as height and width without padding; the result is a dict of losses. Otherwise
+    on or IGNORED, ``valid`` (m,) bool, ``valid_range`` (2,) as lowest and highest sqrt(area),
+    ``size`` (2,) as height and width without padding, and ``key``, the number that determines
+    which anchors and RoIs are sampled; the result is a dict of losses. Otherwise
     ``sizes`` gives the heights and widths, and the result is a list of dicts: boxes, scores and
     labels from 0 on, without suppression, so that several scales can be put together first; or
     the proposals' boxes and scores where there is no head.

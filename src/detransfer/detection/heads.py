@@ -25,6 +25,8 @@ from torchvision.ops import clip_boxes_to_image, ps_roi_align
 from detransfer.console import InputError
 from detransfer.detection.roi_blob import SAMPLES, RoiBlob
 from detransfer.detection.rpn import Targets, in_range
+from detransfer.detection.sampling import KeyedSampler, keyed_generator, some
+from detransfer.ranks import mean_count
 from detransfer.recipes import FasterRcnnRecipe, Rfcn3000Recipe
 
 Detections = list[dict[str, Tensor]]
@@ -149,16 +151,16 @@ class Rfcn3000Head(nn.Module):
     def _class_loss(self, features: Tensor, sample: Sample) -> Tensor:
         """Return the loss of the classifier on objects, on some of each chip at most."""
         rois, labels = [], []
-        for boxes, label in zip(sample.rois, sample.labels, strict=True):
+        for boxes, label, own in zip(sample.rois, sample.labels, sample.keys, strict=True):
             objects = torch.nonzero(label > 0).flatten()
-            order = torch.randperm(len(objects))[: self.recipe.class_rois_per_chip]
-            chosen = objects[order.to(objects.device)]
+            generator = keyed_generator(own, 2, label.device)
+            chosen = some(objects, self.recipe.class_rois_per_chip, generator)
             rois.append(boxes[chosen])
             labels.append(label[chosen] - 1)
         loss = functional.cross_entropy(
             self.classify(features, rois), torch.cat(labels), reduction="sum"
         )
-        return loss / max(sum(len(label) for label in labels), 1)
+        return loss / mean_count(sum(len(label) for label in labels))
 
 
 @dataclass(frozen=True)
@@ -166,12 +168,13 @@ class Sample:
     """The RoIs of a batch that a head is trained on, each a list with one tensor a chip.
 
     ``rois`` (k, 4); ``labels`` (k,) with 0 for background; ``regression`` (k, 4) towards the
-    matched object.
+    matched object. ``keys`` determine what is random in each chip.
     """
 
     rois: list[Tensor]
     labels: list[Tensor]
     regression: list[Tensor]
+    keys: list[int]
 
 
 class Rois(RoIHeads):
@@ -191,6 +194,7 @@ class Rois(RoIHeads):
             nms_thresh=1.0,
             detections_per_img=-1,
         )
+        self.fg_bg_sampler = KeyedSampler(recipe.rois_per_chip, recipe.positive_share, stream=1)
         self.merge: Tensor | None = None  # (classes, other classes), 1 where one means the other
 
     def sample(self, proposals: list[Tensor], targets: Targets) -> Sample:
@@ -204,8 +208,10 @@ class Rois(RoIHeads):
             boxes = torch.cat([boxes, objects[in_range(objects, target["valid_range"])]])
             height, width = target["size"].tolist()
             rois.append(boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]]))
+        keys = [int(target["key"]) for target in targets]
+        self.fg_bg_sampler.keys = keys
         chosen, _, labels, regression = self.select_training_samples(rois, targets)
-        return Sample(chosen, labels, list(regression))
+        return Sample(chosen, labels, list(regression), keys)
 
     def add_gt_proposals(self, proposals: list[Tensor], gt_boxes: list[Tensor]) -> list[Tensor]:
         return proposals  # `sample` has added those of the right size
@@ -242,15 +248,16 @@ def _losses(scores: Tensor, box: Tensor, labels: Tensor, regression: Tensor) -> 
     """Return the losses of scores (k, 1 + classes) and of one box regression (k, 4).
 
     torchvision's ``fastrcnn_loss`` for boxes that all classes share: smooth L1 with beta 1/9 over
-    the objects, divided by the number of RoIs.
+    the objects, divided by the number of RoIs, of which other processes may have some.
     """
+    count = mean_count(len(labels))
     objects = labels > 0
     apart = functional.smooth_l1_loss(
         box[objects], regression[objects], beta=1 / 9, reduction="sum"
     )
     return {
-        "loss_classifier": functional.cross_entropy(scores, labels),
-        "loss_box_reg": apart / labels.numel(),
+        "loss_classifier": functional.cross_entropy(scores, labels, reduction="sum") / count,
+        "loss_box_reg": apart / count,
     }
 
 

@@ -17,6 +17,7 @@ from detransfer.data.index import BOX, Index
 from detransfer.detection.detector import Detector
 from detransfer.detection.predict import chunks, run_views, views
 from detransfer.detection.proposals import PROPOSAL_TYPES
+from detransfer.ranks import in_turn, own
 from detransfer.recipes import NegativeRecipe, ScaleRecipe
 
 SAME = 0.7  # overlap at which proposals of different scales are one (lib/dataset/imdb.py)
@@ -34,19 +35,24 @@ def propose(
     """Return the proposals for every image, by image and falling score, in original pixels.
 
     ``recipe.proposals`` a scale, whatever their size, put together and suppressed once more. The
-    detector has no head. Columns: ``image_id x1 y1 x2 y2 score``.
+    detector has no head. Columns: ``image_id x1 y1 x2 y2 score``. Several processes share the work
+    and all get the same table.
     """
     detector = detector.to(device)
     detector.prepare_inference(recipe)
-    parts = []
-    for rows in chunks(index):
+
+    def in_chunk(rows: range) -> pd.DataFrame:
         found: dict[int, list[Tensor]] = {row: [] for row in rows}
         chosen = views(index, rows, scales)
         for view, result in run_views(detector, index, chosen, BATCH, device, workers):
             found[view.row].append(torch.cat([result["boxes"], result["scores"][:, None]], 1))
-        for row, of_scales in found.items():
-            parts.append(_table(int(index.images["image_id"].iloc[row]), torch.cat(of_scales)))
-    return pd.concat(parts, ignore_index=True).astype(PROPOSAL_TYPES)
+        ids = index.images["image_id"]
+        tables = [_table(int(ids.iloc[row]), torch.cat(parts)) for row, parts in found.items()]
+        return pd.concat(tables, ignore_index=True)
+
+    parts = chunks(index)
+    tables = in_turn(map(in_chunk, own(parts)), len(parts))
+    return pd.concat(list(tables), ignore_index=True).astype(PROPOSAL_TYPES)
 
 
 def _table(image_id: int, found: Tensor) -> pd.DataFrame:

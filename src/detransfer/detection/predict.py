@@ -26,6 +26,7 @@ from detransfer.detection.chip_recipe import chip_scale
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
 from detransfer.detection.suppression import soft_nms
+from detransfer.ranks import in_turn, own
 from detransfer.recipes import DetectionRecipe, InferenceRecipe, ScaleRecipe
 from detransfer.study import validate
 from detransfer.training_run import architecture_of
@@ -71,11 +72,14 @@ def load_detector(path: Path) -> tuple[Detector, list[str]]:
 def predict(
     detector: Detector, index: Index, recipe: InferenceRecipe, device: torch.device, workers: int
 ) -> pd.DataFrame:
-    """Return the detections of every image of the index, by image and falling score."""
+    """Return the detections of every image of the index, by image and falling score.
+
+    Several processes share the chunks of images; each gets the table that one alone would make.
+    """
     detector = detector.to(device)
     detector.prepare_inference(recipe)
-    parts = [empty_detections()]
-    for rows in chunks(index):
+
+    def in_chunk(rows: range) -> pd.DataFrame:
         found: dict[int, list[Tensor]] = {row: [] for row in rows}
         chosen = views(index, rows, recipe.scales)
         for view, result in run_views(detector, index, chosen, recipe.batch_size, device, workers):
@@ -83,16 +87,22 @@ def predict(
             kept = in_valid_range(boxes, recipe.scales[view.scale])
             columns = [boxes, result["scores"][:, None], result["labels"][:, None].to(boxes.dtype)]
             found[view.row].append(torch.cat(columns, 1)[kept])
+        tables = [empty_detections()]
         for row, scales in found.items():
             image_id = index.images["image_id"].iloc[row]
-            parts.append(_table(int(image_id), suppress(torch.cat(scales), recipe)))
-    return pd.concat(parts, ignore_index=True).astype(DETECTION_TYPES)
+            tables.append(_table(int(image_id), suppress(torch.cat(scales), recipe)))
+        return pd.concat(tables, ignore_index=True)
+
+    parts = chunks(index)
+    tables = in_turn(map(in_chunk, own(parts)), len(parts))
+    every = pd.concat([empty_detections(), *tables], ignore_index=True)
+    return every.astype(DETECTION_TYPES)
 
 
-def chunks(index: Index) -> Iterator[range]:
-    """Yield the rows of an index's images in parts that are held in memory at once."""
-    for start in range(0, len(index.images), CHUNK):
-        yield range(start, min(start + CHUNK, len(index.images)))
+def chunks(index: Index) -> list[range]:
+    """Return the rows of an index's images in parts that are held in memory at once."""
+    size = len(index.images)
+    return [range(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
 
 
 def in_valid_range(boxes: Tensor, scale: ScaleRecipe) -> Tensor:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou, clip_boxes_to_image
 
+from detransfer.detection.sampling import KeyedSampler
+from detransfer.ranks import mean_count
 from detransfer.recipes import RpnRecipe
 
 IGNORED = -1  # label of objects that are neither learnt nor background (difficult, crowd)
@@ -42,11 +46,13 @@ class ScaleAwareRpn(RegionProposalNetwork):
             score_thresh=1e-9,
         )
         self.recipe = recipe
+        self.fg_bg_sampler = KeyedSampler(recipe.batch_per_chip, 0.5, stream=0)
         self.objectness: list[Tensor] = []  # of the proposals last returned, one tensor an image
         self._targets: Targets | None = None
 
     def forward(self, images: ImageList, features: Any, targets: Any = None) -> Any:
         self._targets = targets  # the parent hands them to one of the two methods below only
+        self.fg_bg_sampler.keys = [target["key"] for target in targets or ()]
         return super().forward(images, features, targets)
 
     def assign_targets_to_anchors(
@@ -68,6 +74,32 @@ class ScaleAwareRpn(RegionProposalNetwork):
             outside = (anchor < -self.recipe.border).any(1) | (anchor > limit).any(1)
             label[outside] = -1.0
         return labels, matched
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return torchvision's losses of objectness and boxes, means over all sampled anchors.
+
+        Those of other processes with a part of the same micro-batch count, too.
+        """
+        masks = self.fg_bg_sampler(labels)
+        positive, negative = (torch.nonzero(torch.cat(mask)).flatten() for mask in masks)
+        sampled = torch.cat([positive, negative])
+        count = mean_count(len(sampled))
+        boxes = functional.smooth_l1_loss(
+            pred_bbox_deltas[positive],
+            torch.cat(regression_targets)[positive],
+            beta=1 / 9,
+            reduction="sum",
+        )
+        objects = functional.binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
+        )
+        return objects / count, boxes / count
 
     def filter_proposals(
         self, proposals: Tensor, objectness: Tensor, image_shapes: Any, num_anchors_per_level: Any

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transform
 
 from detransfer.backbone import mean_colour
+from detransfer.batches import Epoch, Example, key
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
@@ -24,7 +25,6 @@ from detransfer.detection.chips import Chip, ChipPlan, place, show
 from detransfer.detection.proposals import Proposals
 from detransfer.detection.rpn import IGNORED
 from detransfer.recipes import ChipRecipe
-from detransfer.training import Epoch, Example
 
 BLOCK = 1024  # images that are planned at once
 LARGEST_SIDE = 20_000  # pixels of an enlarged image; its grid has 125,000 windows
@@ -129,7 +129,8 @@ class ChipDataset(Dataset[Example]):
     """All chips of one epoch: every image as it is and mirrored, as in the authors' code.
 
     With ``proposals``, negative chips as well. The chips of an image depend on (seed, epoch, image
-    id, orientation) alone. Raises InputError when the plan does not suit the images at all.
+    id, orientation) alone; a chip's key depends on (seed, epoch, its number). Raises InputError
+    when the plan does not suit the images at all.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class ChipDataset(Dataset[Example]):
     ) -> None:
         _check_plan(images, plan)
         self.images, self.plan, self.pad = images, plan, pad
+        self.randomness = (seed, epoch)
         threads = torch.get_num_threads()
         self.table = plan_epoch(images, plan, seed, epoch, proposals, threads)
         if len(images) and not len(self.table):
@@ -176,6 +178,7 @@ class ChipDataset(Dataset[Example]):
             "valid": torch.as_tensor(chip.valid, dtype=torch.bool),
             "valid_range": torch.tensor(chip.valid_range, dtype=torch.float32),
             "size": torch.tensor([chip.height, chip.width]),
+            "key": key(*self.randomness, index),
         }
         return Example(canvas, target, scene.path.name)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from detransfer.backbone import build, conv5, fit_backbone, read_weights
 from detransfer.console import InputError
@@ -17,6 +19,7 @@ from detransfer.data.decoding import decode
 from detransfer.data.index import Index
 from detransfer.data.views import central_view
 from detransfer.features.store import FeatureWriter
+from detransfer.ranks import first, in_turn, own
 from detransfer.recipes import FeatureRecipe
 from detransfer.training_run import architecture_of
 
@@ -89,23 +92,32 @@ def record(
     """Record what the network says of every view, going on where ``state`` ends.
 
     The network maps uint8 images to float32 (n, dimension) a layer. Returns the writer, to be
-    finished. Raises InputError at features that are not finite, naming the image and the layer.
+    finished; of several processes, which share the batches, the first one writes. Raises
+    InputError at features that are not finite, naming the image and the layer.
     """
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     writer = FeatureWriter(state, len(views))
     if writer.rows:
         log.info("going on after image %d of %d", writer.rows, len(views))
     marked = started = time.monotonic()
-    first = writer.rows
-    for images in _batches(views, range(first, len(views)), recipe.batch_size, device, workers):
+    batches = _batches(range(writer.rows, len(views)), recipe.batch_size)
+    mine = own(batches)
+
+    def in_batch(rows: range, images: Tensor) -> dict[str, np.ndarray]:
         found = network(images.to(device, non_blocking=True))
-        _check_finite(found, views, writer.rows)
-        writer.append({name: values.float().cpu().numpy() for name, values in found.items()})
+        _check_finite(found, views, rows.start)
+        return {name: values.float().cpu().numpy() for name, values in found.items()}
+
+    loader = _loader(views, mine, device, workers)
+    for found in in_turn(map(in_batch, mine, loader), len(batches)):
+        if not first():
+            continue
+        writer.append(found)
         if time.monotonic() - marked > recipe.checkpoint_seconds:
             writer.mark()
             marked = time.monotonic()
-    speed = (writer.rows - first) / max(time.monotonic() - started, 1e-9)
-    log.info("%d images at %.1f images/s", writer.rows - first, speed)
+    count = sum(map(len, batches))
+    log.info("%d images at %.1f images/s", count, count / max(time.monotonic() - started, 1e-9))
     return writer
 
 
@@ -121,16 +133,21 @@ def estimate_statistics(network: nn.Module, views: CentralViews, device: torch.d
             module.reset_running_stats()
             module.momentum = None  # the plain mean over the batches
     step = max(1, len(views) // STATISTICS_IMAGES)
-    for images in _batches(views, range(0, len(views), step), STATISTICS_BATCH, device, 0):
+    batches = _batches(range(0, len(views), step), STATISTICS_BATCH)
+    for images in _loader(views, batches, device, 0):
         if len(images) > 1:
             network(images.to(device))
 
 
-def _batches(
-    views: CentralViews, rows: range, size: int, device: torch.device, workers: int
-) -> DataLoader[Tensor]:
+def _batches(rows: range, size: int) -> list[range]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _loader(
+    views: CentralViews, batches: Sequence[range], device: torch.device, workers: int
+) -> DataLoader[Any]:
     pinned = device.type == "cuda"
-    return DataLoader(Subset(views, rows), size, num_workers=workers, pin_memory=pinned)
+    return DataLoader(views, batch_sampler=batches, num_workers=workers, pin_memory=pinned)  # type: ignore[arg-type]
 
 
 def _check_finite(found: dict[str, Tensor], views: CentralViews, start: int) -> None:

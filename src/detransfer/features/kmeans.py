@@ -1,8 +1,8 @@
 """k-means for many numbers of clusters on the same images (the paper's Figure 6).
 
-The images are turned to their principal axes once, which changes no distance. Lloyd's passes then
-run on the leading axes alone, which hold most of the variance and are a fraction of the dimensions,
-until they gain nothing; the last passes take every axis. A pass costs one matrix product.
+Lloyd's passes first run on a few leading axes, which hold most of what tells images apart in a
+fraction of the dimensions, until they gain nothing; the last passes take every dimension. A pass
+costs one matrix product.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-VARIANCE, AXES = 0.7, 64  # what the leading axes hold of the whole, and how many they are at least
+from detransfer.features.axes import leading_axes
+
 BLOCK = 2**18  # scores of one block: they stay in a core's cache
 
 
 @dataclass(frozen=True)
 class Points:
-    """Images (n, d) float32, centred and turned to their principal axes, the longest first.
+    """Centred images: all dimensions (n, d) and along the leading axes (n, r), both float32.
 
-    ``squares`` (n,) are squared lengths; the first ``leading`` axes hold most of the variance.
+    ``squares`` (n,) and ``low_squares`` (n,) are their squared lengths.
     """
 
     values: np.ndarray
     squares: np.ndarray
-    leading: int
+    low: np.ndarray
+    low_squares: np.ndarray
 
     def __len__(self) -> int:
         return len(self.values)
-
-    @property
-    def dimension(self) -> int:
-        return int(self.values.shape[1])
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,15 @@ class Clustering:
     passes: int
 
 
-def turn(features: np.ndarray) -> Points:
-    """Return features (n, d) centred and along their principal axes."""
-    centred = np.asarray(features, np.float32) - np.mean(features, 0, np.float64).astype(np.float32)
-    values, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    order = np.argsort(-values, kind="stable")
-    shares = np.maximum(values[order], 0).cumsum()
-    leading = min(max(int(np.searchsorted(shares, VARIANCE * shares[-1])) + 1, AXES), len(shares))
-    turned = centred @ axes[:, order].astype(np.float32)
-    return Points(turned, np.einsum("ij,ij->i", turned, turned), leading)
+def prepare(features: np.ndarray) -> Points:
+    """Return features (n, d) in the form that :func:`cluster` takes, once for all clusterings."""
+    values = np.asarray(features, np.float32) - np.mean(features, 0, np.float64).astype(np.float32)
+    low = values @ leading_axes(values)
+    return Points(values, _squares(values), low, _squares(low))
+
+
+def _squares(values: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ij->i", values, values)
 
 
 def starting_images(images: int, seed: int) -> np.ndarray:
@@ -74,17 +72,12 @@ def cluster(
     """
     if count > len(points):
         raise ValueError(f"{count} clusters of {len(points)} images")
-    used = 0
-    centres = points.values[starts[:count], : points.leading]
-    if points.leading < points.dimension:
-        low = np.ascontiguousarray(points.values[:, : points.leading])
-        first = _lloyd(low, points.squares, centres, tolerance, passes)
-        centres, used = (
-            _means(points.values, first.labels, points.values[starts[:count]]),
-            first.passes,
-        )
-    found = _lloyd(points.values, points.squares, centres, tolerance, max(passes - used, 1))
-    return Clustering(found.labels, found.inertia, used + found.passes)
+    first = starts[:count]
+    rough = _lloyd(points.low, points.low_squares, points.low[first], tolerance, passes)
+    centres = _means(points.values, rough.labels, points.values[first])
+    left = max(passes - rough.passes, 1)
+    found = _lloyd(points.values, points.squares, centres, tolerance, left)
+    return Clustering(found.labels, found.inertia, rough.passes + found.passes)
 
 
 def _lloyd(
@@ -103,7 +96,7 @@ def _assign(
     values: np.ndarray, squares: np.ndarray, centres: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """Return the nearest centre of each image, and the sum of squared distances to them."""
-    half = np.einsum("ij,ij->i", centres, centres) / 2
+    half = _squares(centres) / 2
     labels = np.empty(len(values), np.int32)
     inertia = 0.0
     rows = max(BLOCK // len(centres), 64)

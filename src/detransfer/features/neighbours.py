@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detransfer.features.axes import leading_axes
+
 BLOCK = 1024  # images at once
-AXES = 8  # a shortlist looks at one of so many dimensions ...
-AXES_OF = 4096  # ... along the principal axes of so many images
 ROUNDING = 1e-5  # of a correlation in float32
 CROWDED = 0.02  # of a block's pairs: with more on the shortlist a whole product is cheaper
 
@@ -135,10 +135,7 @@ class _Best:
 
 def _bound_vectors(units: np.ndarray) -> np.ndarray:
     """Return vectors (n, r + 1) whose inner products no correlation of the units exceeds."""
-    sample = units[:: max(len(units) // AXES_OF, 1)]
-    _, axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))  # the longest last
-    leading = axes[:, -max(units.shape[1] // AXES, 1) :].astype(np.float32)
-    low = units @ leading
+    low = units @ leading_axes(units)
     rest = 1 - np.einsum("ij,ij->i", low, low)
     return np.hstack([low, np.sqrt(np.maximum(rest, 0))[:, None] + np.float32(ROUNDING)])
 

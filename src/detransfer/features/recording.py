@@ -11,12 +11,16 @@ from typing import Any
 from torch import nn
 
 from detransfer.data.index import read_index
+from detransfer.device_faults import device_faults
 from detransfer.features.extract import CentralViews, estimate_statistics, record
 from detransfer.files import digest, sha256
 from detransfer.imports import code_digest, imported_files
+from detransfer.ranks import first
 from detransfer.recipes import FeatureRecipe
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
+
+REMEDY = "Lower batch_size in the recipe of the features"
 
 
 def recording_arguments(description: str) -> argparse.ArgumentParser:
@@ -47,7 +51,7 @@ def write_recording(
     ``weights`` is the header of the weight file. An untrained network gets the statistics of its
     batch normalisation from images to learn from, without their labels.
     """
-    device = use_machine(arguments.threads)
+    device, workers = use_machine(arguments.threads)
     index = read_index(arguments.index)
     splits = [*arguments.splits, *([arguments.eval_split] if arguments.eval_split else [])]
     part = index.split(*splits)
@@ -65,8 +69,10 @@ def write_recording(
     untrained = weights.get("kind") == "untrained"
     if untrained:
         estimate_statistics(network, CentralViews(index.split(*arguments.splits), recipe), device)
-    workers = arguments.threads if device.type == "cuda" else 0
-    writer = record(network, CentralViews(part, recipe), recipe, state, device, workers)
+    with device_faults(device, f"features of {arguments.weights}", REMEDY):
+        writer = record(network, CentralViews(part, recipe), recipe, state, device, workers)
+    if not first():
+        return
     header = {
         **identity,
         "pretraining": weights.get("pretraining"),

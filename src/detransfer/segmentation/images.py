@@ -14,11 +14,11 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
+from detransfer.batches import Example
 from detransfer.data.decoding import decode
 from detransfer.data.index import Index
 from detransfer.data.masks import mask_paths, read_mask, resize_labels
 from detransfer.recipes import ResizeRecipe
-from detransfer.training import Example
 
 
 @dataclass(frozen=True, eq=False)

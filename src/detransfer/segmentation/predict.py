@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from detransfer.batches import Batch, collate
+from detransfer.ranks import in_turn, own
 from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import MaskedImages
-from detransfer.training import collate
 
 BATCH = 8  # images at once; the result does not depend on it
 
@@ -22,23 +23,29 @@ def predict(
     """Yield (row, predicted mask, true mask) for every image, both masks uint8 (h, w).
 
     Only images of one size share a batch, so that none is padded: the rows come in the order of
-    their sizes. The model is put into evaluation mode.
+    their sizes. The model is put into evaluation mode. Several processes share the batches; each
+    gets all masks.
     """
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     batches = batches_by_size(images.sizes, BATCH)
+    mine = own(batches)
     loader: DataLoader[Any] = DataLoader(
         images,
-        batch_sampler=batches,
+        batch_sampler=mine,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",
     )
-    for rows, batch in zip(batches, loader, strict=True):
+
+    def in_batch(rows: list[int], batch: Batch) -> list[tuple[int, np.ndarray, np.ndarray]]:
         with torch.inference_mode():
             scores = model(batch.images.to(device, non_blocking=True))
             labels = scores.argmax(1).to(torch.uint8).cpu().numpy()
-        for row, found, truth in zip(rows, labels, batch.targets, strict=True):
-            yield row, found, truth.numpy()
+        truths = [truth.numpy() for truth in batch.targets]
+        return list(zip(rows, labels, truths, strict=True))
+
+    for found in in_turn(map(in_batch, mine, loader), len(batches)):
+        yield from found
 
 
 def batches_by_size(sizes: np.ndarray, batch: int) -> list[list[int]]:

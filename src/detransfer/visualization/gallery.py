@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from detransfer.data.masks import VOID
-from detransfer.files import atomic
 
 CHOSEN = {"largest gain": 2, "largest loss": 1, "random": 2}  # images of each kind
 SEED = 0  # of the random images
@@ -111,15 +109,6 @@ def shown(runs: Iterable[str], contrasts: Iterable[tuple[str, str]]) -> list[str
     """Return the runs that have a column: those of the contrasts, in their own order."""
     named = {name for pair in contrasts for name in pair}
     return [name for name in runs if name in named]
-
-
-def save(figure: plt.Figure, pdf: Path, png: Path) -> None:
-    """Write a picture twice; without the date and the version, equal numbers give equal files."""
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
-    with atomic(pdf) as temporary:
-        figure.savefig(temporary, format="pdf", dpi=300, metadata={"CreationDate": None})
-    with atomic(png) as temporary:
-        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
 
 
 def _draw_row(axes: np.ndarray, row: Row, scale: Scale) -> None:

@@ -1,0 +1,52 @@
+"""What a GPU reports when it has no memory left or fails, in words that help."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import torch
+
+from detransfer.console import InputError
+
+PEERS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+FAILURES = ("CUDA error", "NCCL error", "cuDNN error", "CUBLAS_STATUS")
+
+
+@contextlib.contextmanager
+def device_faults(device: torch.device, job: str, remedy: str) -> Iterator[None]:
+    """Turn a GPU's errors into an InputError with the device and the job.
+
+    ``job`` says what was running, ``remedy`` which key to lower where memory is short.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(f"{job}: {name_of(device)} ran out of memory: {first} {remedy}") from error
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        if any(sign in first for sign in PEERS):
+            raise InputError(f"{job}: another process of this job ended; it says why") from error
+        if not any(sign in first for sign in FAILURES):
+            raise
+        raise InputError(
+            f"{job}: {name_of(device)} failed: {first}. Start the same command again: it goes on "
+            "from what is saved. If the same GPU fails again, look at nvidia-smi and dmesg and "
+            "leave it out by CUDA_VISIBLE_DEVICES"
+        ) from error
+
+
+def name_of(device: torch.device) -> str:
+    """Return the device as its machine's owner knows it, such as ``GPU 5 of node7``.
+
+    Nothing is asked of the device, which may be gone.
+    """
+    if device.type != "cuda":
+        return f"the {device.type} of {socket.gethostname()}"
+    number = device.index or 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    known = visible[number].strip() if number < len(visible) else ""
+    return f"GPU {known or number} of {socket.gethostname()}"

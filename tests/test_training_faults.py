@@ -1,0 +1,222 @@
+"""What happens to a training when its machine misbehaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detransfer.batches import Example
+from detransfer.checkpoints import BEFORE, CHECKPOINT, drop_checkpoints
+from detransfer.console import InputError
+from detransfer.device_faults import device_faults
+from detransfer.training import train
+from tests.test_training_resume import Network, Pictures, Stopped, complete, recipe, run_in, weights
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The state folder of a training that stopped after its ninth step."""
+    with pytest.raises(Stopped):
+        train(Network(10), Pictures, recipe(), run_in(tmp_path))
+    return tmp_path / "state"
+
+
+# Checkpoints
+
+
+def flip(path: Path) -> None:
+    """Change one bit of the weights, which leaves the archive readable."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty, Path.unlink])
+def test_a_damaged_checkpoint_makes_way_for_the_one_before(
+    tmp_path: Path,
+    stopped: Path,
+    damage: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    damage(stopped / CHECKPOINT)
+    with caplog.at_level(logging.INFO):
+        found = complete(tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert f"resuming after step 8 from {stopped / BEFORE}" in said
+    if damage is not Path.unlink:
+        assert f"{stopped / CHECKPOINT}: the checkpoint is damaged" in said[0]
+    assert found == complete(tmp_path / "whole")
+
+
+def test_a_flipped_bit_is_not_trained_on(tmp_path: Path, stopped: Path) -> None:
+    """torch alone would read it: the oracle that the test above damages what matters."""
+    flip(stopped / CHECKPOINT)
+    torch.load(stopped / CHECKPOINT, weights_only=True)
+    flip(stopped / BEFORE)
+    with pytest.raises(InputError, match=r"checkpoint\.pt: the checkpoint is damaged.*checksum"):
+        complete(tmp_path)
+
+
+def test_a_damaged_checkpoint_does_not_become_the_one_before(tmp_path: Path, stopped: Path) -> None:
+    flip(stopped / CHECKPOINT)
+    with pytest.raises(Stopped):  # after it has written one more
+        train(Network(2), Pictures, recipe(), run_in(tmp_path))
+    flip(stopped / CHECKPOINT)
+    with pytest.raises(Stopped):
+        train(Network(1), Pictures, recipe(), run_in(tmp_path))
+    assert torch.load(stopped / BEFORE, weights_only=True)["progress"]["step"] == 8
+
+
+def test_checkpoints_are_kept_on_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(Stopped):
+        train(Network(10), Pictures, recipe(), run_in(tmp_path))
+    steps = [
+        torch.load(tmp_path / "state" / name, weights_only=True)["progress"]["step"]
+        for name in (BEFORE, CHECKPOINT)
+    ]
+    assert steps == [8, 9]
+    drop_checkpoints(tmp_path / "state")
+    assert not list((tmp_path / "state").glob("*checkpoint*"))
+
+
+# Clocks
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = complete(tmp_path / "whole")
+    now, jumps = time.time, random.Random(0)
+
+    def jumping() -> float:
+        return now() + jumps.choice([-1e7, -3600.0, 0.0, 3600.0, 1e7])
+
+    monkeypatch.setattr(time, "time", jumping)
+    for stop in (5, 9):
+        with pytest.raises(Stopped):
+            train(Network(stop), Pictures, recipe(), run_in(tmp_path))
+    assert complete(tmp_path) == whole
+    started = time.monotonic()
+    model = Network()
+    never = recipe(checkpoint_minutes=5.0, epochs=2)
+    fit = train(model, Pictures, never, run_in(tmp_path / "again"))
+    assert 0 <= fit.seconds <= time.monotonic() - started
+
+
+# Loader processes
+
+
+@dataclass
+class Deadly(Pictures):
+    """Loading its eighth picture kills the loader's process: the first time, or every time."""
+
+    mark: Path = field(default_factory=Path)
+    always: bool = False
+
+    def __getitem__(self, index: int) -> Example:
+        if self.epoch == 1 and index == 7 and (self.always or not self.mark.exists()):
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_loaders_process_that_dies_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, mark = Network(), tmp_path / "mark"
+    train(model, lambda epoch: Deadly(epoch, mark=mark), recipe(epochs=3), run_in(tmp_path, 2))
+    assert mark.exists()
+    assert "a loader's process died" in caplog.text and "others take its place" in caplog.text
+    whole = Network()
+    train(whole, Pictures, recipe(epochs=3), run_in(tmp_path / "whole"))
+    assert weights(model) == weights(whole)
+
+
+def test_a_loaders_process_that_dies_again_is_reported(tmp_path: Path) -> None:
+    def deadly(epoch: int) -> Deadly:
+        return Deadly(epoch, mark=tmp_path / "mark", always=True)
+
+    with pytest.raises(InputError, match=r"step \d+: a loader's process died twice.*mem_mb"):
+        train(Network(), deadly, recipe(epochs=3), run_in(tmp_path, 2))
+    assert (tmp_path / "state" / CHECKPOINT).exists()
+
+
+# GPUs
+
+
+class Failing(Network):
+    """Its GPU fails at the fifth step."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error, self.steps = error, 0
+
+    def forward(self, images: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+        self.steps += 1
+        if self.steps == 5:
+            raise self.error
+        return super().forward(images, targets)
+
+
+def test_a_training_without_memory_names_the_key_to_lower(tmp_path: Path) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")
+    with pytest.raises(InputError) as caught:
+        train(Failing(error), Pictures, recipe(micro_batch=2), run_in(tmp_path))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'state'}: the cpu of ")
+    assert "ran out of memory: CUDA out of memory. Tried to allocate 2.00 GiB. 2 images" in message
+    assert "lower training.micro_batch in the recipe" in message and "More of it" not in message
+    assert complete(tmp_path, micro_batch=2) == complete(tmp_path / "whole", micro_batch=2)
+
+
+def test_a_gpu_that_vanishes_is_named_with_its_job(tmp_path: Path) -> None:
+    error = RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
+    expected = r"state: the cpu of .* failed: CUDA error: unspecified launch failure\. Start the sa"
+    with pytest.raises(InputError, match=expected):
+        train(Failing(error), Pictures, recipe(), run_in(tmp_path))
+    assert torch.load(tmp_path / "state" / CHECKPOINT, weights_only=True)["progress"]["step"] == 4
+    assert complete(tmp_path) == complete(tmp_path / "whole")
+
+
+def test_a_device_has_the_name_that_its_machine_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with (
+        pytest.raises(InputError, match=r"^detect: GPU 6 of \S+ ran out of memory: x Lower it"),
+        device_faults(torch.device("cuda", 1), "detect", "Lower it"),
+    ):
+        raise torch.OutOfMemoryError("x")
+    with (
+        pytest.raises(InputError, match=r"^detect: another process of this job ended; it says why"),
+        device_faults(torch.device("cuda", 1), "detect", "Lower it"),
+    ):
+        raise RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+    with (
+        pytest.raises(RuntimeError, match=r"^another fault$"),
+        device_faults(torch.device("cuda", 1), "detect", "Lower it"),
+    ):
+        raise RuntimeError("another fault")
