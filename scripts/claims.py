@@ -62,6 +62,8 @@ def parse() -> argparse.Namespace:
         help="a pre-training on detection, and the one that it started from")  # fmt: skip
     add("--matched", nargs=2, action="append", default=[], metavar=("RUN", "CONTROL"),
         help="a pre-training on detection, and the same without boxes")  # fmt: skip
+    add("--twin", nargs=2, action="append", default=[], metavar=("RUN", "TWIN"),
+        help="a pre-training, and the same again by another seed or recipe")  # fmt: skip
     add("--untrained", nargs="*", default=[], metavar="RUN", help="pre-trainings that are none")
     add("--published", type=Path, required=True, help="folder of the paper's numbers")
     add("--lines", nargs="*", type=Path, default=[], help="tables of controls to take in")
@@ -125,7 +127,12 @@ def controls(
 def main() -> None:
     arguments = parse()
     targets, runs = read_targets(arguments)
-    design = Design(dict(arguments.start), dict(arguments.matched), frozenset(arguments.untrained))
+    design = Design(
+        dict(arguments.start),
+        dict(arguments.matched),
+        frozenset(arguments.untrained),
+        dict(arguments.twin),
+    )
     found = controls(arguments, targets, runs, design)
     write_table(arguments.controls, found)
     published = read_all_published(arguments.published)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -278,6 +279,14 @@ class Study(Strict):
     def matched(self) -> dict[str, Matched]:
         """The controls, which are trained by the recipe of what they repeat."""
         return {name: p for name, p in self.pretrainings.items() if isinstance(p, Matched)}
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """Pre-trainings on detection, each with another one of the same data set and start."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for name, given in self.detectors.items():
+            alike.setdefault((given.dataset, given.start), []).append(name)
+        return {name: other for names in alike.values() for name, other in pairwise(names)}
 
     def source(self, name: str) -> Trained:
         """What a trained or matched pre-training is trained on; a matched one: as its original."""

@@ -82,6 +82,14 @@ def test_a_row_has_the_papers_contrast_and_the_matched_one() -> None:
     assert row["controls_not_run"] == "random leaks"
 
 
+def test_the_recipe_gap_is_that_to_a_twin_where_there_is_one() -> None:
+    twins = replace(DESIGN, twins={"coco": "coco_again"})
+    scores = {**study().scores["mAP@0.7"], "coco_again": flat(64, 64.2)}
+    given = Target("voc", "voc_detection", 300, {"mAP@0.7": scores})
+    row = ledger([MORE], [given], twins, {}, []).iloc[0]
+    assert row["recipe_gap"] == pytest.approx(2) and row["gaps"] == pytest.approx(3)
+
+
 def test_a_failed_control_makes_a_claim_invalid() -> None:
     held, failed = Control("random", "voc", True), Control("leaks", "", False)
     row = one_row(study(), [held])

@@ -527,7 +527,9 @@ def design():
     starts = [f"--start {name} {start}" for name, start in STUDY.contrasts.items()]
     matched = [f"--matched {given.of} {name}" for name, given in STUDY.matched.items()]
     untrained = [n for n, given in STUDY.pretrainings.items() if isinstance(given, Untrained)]
-    return [*starts, *matched, *(["--untrained", *untrained] if untrained else [])]
+    twins = [f"--twin {name} {twin}" for name, twin in STUDY.twins.items()]
+    untrained = ["--untrained", *untrained] if untrained else []
+    return [*starts, *matched, *twins, *untrained]
 
 
 def tables_and_figures():

@@ -82,13 +82,16 @@ def rival_rows(target: Target, design: Design, statements: Sequence[Statement]) 
 
 
 def rivals(scores: Mapping[str, Seeds], design: Design) -> Iterator[Effect]:
-    """Yield the effect of each seed against the next one, by pre-training that is trained."""
+    """Yield the effects of seeds of one pre-training against each other, and of its twin."""
     over = spread_of(scores, design)
     for name, seeds in scores.items():
         if name not in design.untrained:
             ids = sorted(seeds)
             for one, other in pairwise(ids):
                 yield effect({one: seeds[one]}, {other: seeds[other]}, over)
+    for name, twin in design.twins.items():
+        if name in scores and twin in scores:
+            yield effect(scores[name], scores[twin], over)
 
 
 def rehearsal_rows() -> Iterator[Row]:

@@ -7,7 +7,7 @@ Verdicts (docs/claims.md): ``reproduced``, ``contradicted``, ``inconclusive``, `
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +50,14 @@ class Target:
 class Design:
     """What a study compares: starts and matched controls of the pre-trainings on detection.
 
-    ``untrained`` pre-trainings tell nothing of how far a trained one varies with the seed.
+    ``untrained`` pre-trainings tell nothing of how far a trained one varies with the seed. A
+    pre-training's twin has the same objective, data and start, but another seed or recipe.
     """
 
     starts: Mapping[str, str]
     matched: Mapping[str, str]
     untrained: frozenset[str]
+    twins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,15 @@ def spread_of(found: Mapping[str, Seeds], design: Design) -> Spread:
     return spread(seeds for name, seeds in found.items() if name not in design.untrained)
 
 
+def recipe_gap(found: Mapping[str, Seeds], run: str, over: Spread, design: Design) -> float:
+    """Return how far two runs of one objective lie apart: a pre-training and its twin.
+
+    Without a twin it is the typical difference between two fine-tunings of one pre-training.
+    """
+    twin = design.twins.get(run, "")
+    return abs(effect(found[run], found[twin], over).value) if twin in found else over.gap
+
+
 def published_effect(
     statement: Statement, dataset: str, run: str, baseline: str, published: Published
 ) -> float:
@@ -210,6 +221,7 @@ def rows_of(
     for run, baseline in pairs(statement, found, design):
         ours = effect(found[run], found[baseline] if baseline else None, over)
         verdict, reason = gated(statement, target, ours, (run, baseline), controls)
+        gap = recipe_gap(found, run, over, design)
         row = {
             **_words(statement),
             "target": target.name,
@@ -222,8 +234,8 @@ def rows_of(
             "seeds": ours.seeds,
             "verdict": verdict,
             "reason": reason,
-            "recipe_gap": over.gap,
-            "gaps": abs(ours.value) / over.gap if over.gap > 0 else np.nan,
+            "recipe_gap": gap,
+            "gaps": abs(ours.value) / gap if gap > 0 else np.nan,
             "detectable": ours.detectable,
             **_named_controls(statement, target, controls),
         }
