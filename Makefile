@@ -1,11 +1,14 @@
 # `make` lists what there is to do. Works from the repository's root, with GNU make 3.81 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo controls test lint format bench lock clean
+.PHONY: help setup demo controls plan test slurm lint docs format bench lock clean
 
 # Any of these can be set on the command line, e.g. `make demo CORES=4`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; echo "$$p")
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+
+GPUS ?= 8
+STUDY ?= config/config.yaml
 
 UV_VERSION := 0.13.9
 LOCK := envs/requirements.lock
@@ -40,8 +43,15 @@ controls: demo ## Run the controls that the demo leaves out: about half an hour 
 	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES) -- $(SHUFFLED)
 	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES)
 
+plan: setup ## Jobs, GPU-hours, disk and logins of a study: make plan GPUS=8 STUDY=config/demo.yaml
+	$(IN_VENV) python scripts/plan.py --gpus $(GPUS) --cores $(CORES) -- --configfile $(STUDY)
+
 test: lint ## Check the style and the types, then run all tests
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest -n $(CORES) --maxprocesses 8
+
+# Installs Debian's slurm-wlm and munge where they are not installed, as root.
+slurm: setup ## Run the tests on a real Slurm that is started on this machine (root)
+	$(IN_VENV) OMP_NUM_THREADS=1 DETRANSFER_SLURM=1 python -m pytest tests/slurm
 
 lint: setup ## Check style, types and workflow
 	$(IN_VENV) ruff check .
@@ -49,6 +59,10 @@ lint: setup ## Check style, types and workflow
 	$(IN_VENV) snakefmt --check Snakefile workflow
 	$(IN_VENV) snakemake --lint
 	$(IN_VENV) mypy
+
+docs: setup ## Build the documentation into site/, strictly: a warning is an error
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo 'Open site/index.html'
 
 format: setup ## Put the code into the common style
 	$(IN_VENV) ruff check --fix-only .
@@ -59,8 +73,8 @@ bench: setup ## Run every benchmark in tests/benchmarks
 	@for program in tests/benchmarks/*.py; do \
 		echo "== $$program"; $(IN_VENV) PYTHONPATH=src python "$$program" || exit 1; done
 
-clean: ## Remove results/demo and the caches; data, other results, states and .venv stay
-	rm -rf results/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove results/demo, site and the caches; data, other results, states and .venv stay
+	rm -rf results/demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src scripts tests workflow -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is a copy of the lock that was installed, and names the place: a virtual environment

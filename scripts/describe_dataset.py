@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from detransfer.console import run
 from detransfer.data.index import BOX, Index, read_index
 from detransfer.detection.scale_advice import advise_scales
+from detransfer.files import atomic
 
 SIZE_BINS = np.geomspace(2, 4096, 45)  # pixels, sqrt(area)
 ADVICE = ["factor", "fit_long_side", "valid_low", "valid_high", "share", "median_in_chip"]
@@ -128,7 +129,8 @@ def draw(table: pd.DataFrame, scales: pd.DataFrame, title: str, path: Path) -> N
         else:
             axis.set_yscale("log")
     axes[0, 0].set_title(title)
-    figure.savefig(path, dpi=200)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=200)
 
 
 def draw_ranges(axis: Axes, scales: pd.DataFrame) -> None:
@@ -149,8 +151,12 @@ def draw_ranges(axis: Axes, scales: pd.DataFrame) -> None:
 def main() -> None:
     arguments = parse()
     index = read_index(arguments.index).split(*arguments.splits)
-    statistics(index).to_csv(arguments.statistics, index=False)
-    advice(index, arguments.chip).to_csv(arguments.advice, index=False)
+    for path, table in (
+        (arguments.statistics, statistics(index)),
+        (arguments.advice, advice(index, arguments.chip)),
+    ):
+        with atomic(path) as temporary:
+            table.to_csv(temporary, index=False)
     draw(
         pd.read_csv(arguments.statistics),
         pd.read_csv(arguments.advice),

@@ -28,6 +28,7 @@ from detransfer.detection.coco_metrics import (
     open_images_average_precision,
 )
 from detransfer.detection.detections import read_detections
+from detransfer.files import atomic
 from detransfer.imports import code_digest, imported_files
 from detransfer.recipes import CocoRecipe, InferenceRecipe, OpenImagesRecipe, VocRecipe
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
@@ -163,7 +164,8 @@ def main() -> None:
         ),
     )
     write_metrics(arguments.output, run_metrics)
-    result.classes.to_csv(arguments.classes, index=False)
+    with atomic(arguments.classes) as temporary:
+        result.classes.to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":

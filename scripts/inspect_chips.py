@@ -30,6 +30,7 @@ from detransfer.detection.chips import place
 from detransfer.detection.proposals import read_proposals
 from detransfer.detection.rpn import IGNORED, ScaleAwareRpn
 from detransfer.detection.train import ChipDataset, scenes
+from detransfer.files import atomic
 from detransfer.recipes import DetectionRecipe
 from detransfer.study import load_recipe_file
 
@@ -211,8 +212,9 @@ def main() -> None:
     arguments = parse()
     recipe = load_recipe_file(arguments.recipe, DetectionRecipe)
     figure = draw(open_chips(arguments, recipe), recipe, arguments)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output, dpi=160)
+    kind = arguments.output.suffix.removeprefix(".") or "png"
+    with atomic(arguments.output) as temporary:
+        figure.savefig(temporary, format=kind, dpi=160)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ LABELS = re.compile(r"gt_ved_(.+)\.txt")
 RECORDS = re.compile(r"VOC\d+_records_test\.mat")
 CORNERS = ["xmin", "ymin", "xmax", "ymax"]  # 1-based, inclusive
 GROUP = ["image", "class"]
+LARGEST = (
+    1 << 28
+)  # bytes of a file of the release, unpacked; the real ones have at most some millions
 
 
 def parse() -> argparse.Namespace:
@@ -48,8 +51,11 @@ def read_release(path: Path) -> tuple[dict[str, bytes], bytes]:
     else:
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if wanted(Path(name))]
-                files = {Path(name).name: archive.read(name) for name in members}
+                members = [m for m in archive.infolist() if wanted(Path(m.filename))]
+                for member in members:
+                    if member.file_size > LARGEST:
+                        raise InputError(f"{path}: {member.filename} has {member.file_size} bytes")
+                files = {Path(m.filename).name: archive.read(m) for m in members}
         except (OSError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: not a readable zip ({error}); fetch it again") from error
     labels = {match[1]: files[name] for name in files if (match := LABELS.fullmatch(name))}

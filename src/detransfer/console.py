@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
+
+# What the machine and not the program is at fault for, and what to do about it.
+DISK = {
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "free some space and run again",
+    errno.EFBIG: "files may not be so large here (ulimit -f)",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EACCES: "name a folder that can be written to, or change its permissions",
+}
 
 
 class InputError(Exception):
@@ -16,7 +26,10 @@ class InputError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program: log to standard error, and print an :class:`InputError` as one message."""
+    """Run a program: log to standard error, and print an :class:`InputError` as one message.
+
+    So is a full disk and what cannot be written to: what the file was before, it still is.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
@@ -26,4 +39,9 @@ def run(main: Callable[[], None]) -> None:
         # A loader's worker process hands its error on with a traceback before the message.
         message = str(error).rpartition("InputError: ")[2].strip()
         print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"error: {error}: {DISK[error.errno]}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -62,6 +62,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+DEEPEST = 50  # lists and mappings inside one another
+MOST_VALUES = 100_000  # in one file, its aliases written out: the catalog has some thousands
 # Where pydantic puts the kind of a section into the place of a fault: after so many steps.
 KIND_AT = {"pretrainings": 2, "head": 1, "metric": 1}
 M = TypeVar("M", bound=Strict)
@@ -196,11 +198,17 @@ class Study(Strict):
     )
     render_world: bool = Field(False, description="render the archives into `mirror` first")
     world: Place | None = Field(None, description="recipe of that world; null: the study's own")
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(min_length=1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(
+        min_length=1, description="every pre-training is fine-tuned once with each"
+    )
     backbone: BackboneChoice
-    pretrainings: dict[Name, Pretraining] = Field(min_length=1)
-    targets: dict[Name, Target] = Field(min_length=1)
-    datasets: dict[Name, DatasetChange] = {}
+    pretrainings: dict[Name, Pretraining] = Field(
+        min_length=1, description="what is compared: where a backbone's weights come from"
+    )
+    targets: dict[Name, Target] = Field(min_length=1, description="what it is compared on")
+    datasets: dict[Name, DatasetChange] = Field(
+        {}, description="what differs from the catalog, and data sets of your own"
+    )
     described: Annotated[tuple[Name, ...], Distinct] = Field(
         (), description="data sets of Table 1, used or not"
     )
@@ -340,10 +348,13 @@ def load_recipe_file(path: Path, model: type[M]) -> M:
     """Read one YAML file into a typed model.
 
     Raises InputError for a missing file, broken YAML or a key that stands there twice (with the
-    line), an unknown key (with the closest known one) and a value of the wrong type or range.
+    line), an unknown key (with the closest known one), a value of the wrong type or range, and
+    more values than any honest file has.
     """
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        text = path.read_text()
+        _check_depth(text)
+        content = yaml.load(text, _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; write one or correct its name") from None
     except yaml.MarkedYAMLError as error:
@@ -354,6 +365,16 @@ def load_recipe_file(path: Path, model: type[M]) -> M:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, found {type(content).__name__}")
     return validate(model, content, str(path))
+
+
+def _check_depth(text: str) -> None:
+    """Raise YAMLError for what is nested so deeply that loading it overflows the stack."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"nested more than {DEEPEST} deep")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -374,6 +395,7 @@ def validate(model: type[M], content: Mapping[str, Any], source: str) -> M:
 
     Where a recipe is for another task, that is the one fault: all others follow from it.
     """
+    _check_extent(content, source)
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -381,6 +403,29 @@ def validate(model: type[M], content: Mapping[str, Any], source: str) -> M:
         other_task = [fault for fault in faults if fault["loc"] == ("task",)]
         lines = [f"{source}: {_describe(model, fault)}" for fault in other_task or faults]
         raise InputError("\n".join(lines)) from None
+
+
+def _check_extent(content: Any, source: str) -> None:
+    """Raise InputError for aliases of aliases, which a few lines can make into billions of values.
+
+    They cost nothing until something looks at every value, as a check or a message does.
+    """
+    if _extent(content, {}) > MOST_VALUES:
+        raise InputError(
+            f"{source}: holds more than {MOST_VALUES} values once its aliases (*name) are written "
+            "out; write out what is meant"
+        )
+
+
+def _extent(content: Any, known: dict[int, float]) -> float:
+    """Return how many values there are, each as often as it occurs; in a circle: without end."""
+    if not isinstance(content, Mapping | list | tuple):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = float("inf")
+        values = content.values() if isinstance(content, Mapping) else content
+        known[id(content)] = 1 + sum(_extent(value, known) for value in values)
+    return known[id(content)]
 
 
 def suggest(word: str, known: Mapping[str, Any] | set[str] | list[str]) -> str:

@@ -32,6 +32,7 @@ from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first, join, world_size
 from detransfer.recipes import BackboneRecipe
 from detransfer.study import BackboneChoice, validate
+from detransfer.takeover import take_over
 from detransfer.training import Fit, Run
 from detransfer.weights import read_header
 
@@ -123,6 +124,7 @@ def open_job(
     state = arguments.state / run_digest[:16]
     if first():
         write_json(state / "run.json", {**identity, "output": str(arguments.output)})
+        take_over(state)
     return TrainingJob(
         index=index,
         architecture=architecture,

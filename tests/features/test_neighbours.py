@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from detransfer.features import neighbours
+from detransfer.features import axes, neighbours
 from detransfer.features.neighbours import (
     class_agreement,
     correlation_units,
@@ -22,6 +22,7 @@ from detransfer.features.neighbours import (
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "BLOCK", 37)
+    monkeypatch.setattr(axes, "LEAST", 5)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_images_are_chosen_by_rule(repository: Path, world: World, tmp_path: Pat
     assert chosen["image_id"].is_unique and (chosen["candidates"] == IMAGES).all()
     assert chosen["gain"].iloc[0] == pytest.approx(100 * ((IMAGES - 1) / 20 - 0.1))
     with Image.open(tmp_path / "figure8.png") as picture:
-        assert picture.width == pytest.approx(3.3 * 300, abs=150)  # one column of a page
+        assert 2.5 * 300 < picture.width <= 3.3 * 300  # one column of a page
 
 
 def test_equal_recordings_give_equal_files(repository: Path, world: World, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every command of the README can be given as it is printed: planned, not run."""
+"""Every command that the README and the pages print can be given so: planned, not run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.workflow.checkout import Checkout
 
 pytestmark = [pytest.mark.workflow]
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 SHELLS = ("bash", "sh", "shell", "console")
 ACTIVATION = ".venv/bin/activate"
 # Promised whatever the README prints: a study, one table, eight devices, real images.
@@ -102,7 +103,15 @@ def check_program(checkout: Checkout, program: str, words: list[str]) -> None:
         check(checkout, shlex.join(words[inner + 1 :]))
 
 
-PRINTED = dict.fromkeys([*commands(README.read_text()), *PROMISED])
+def planned(command: str) -> str:
+    """Return the command as it is tried out: each Snakemake command is only planned, once."""
+    return command.replace("snakemake -n ", "snakemake ")
+
+
+PRINTED = dict.fromkeys(
+    planned(command)
+    for command in (*PROMISED, *(each for page in PAGES for each in commands(page.read_text())))
+)
 
 
 @pytest.mark.parametrize("command", PRINTED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +60,10 @@ def write_boats(root: Path) -> None:
 def examples(repository: Path) -> dict[str, Any]:
     """The configurations that the page prints, put together."""
     page = (repository / "docs" / "data_sets.md").read_text().partition("## Bring your own")[2]
-    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.M)
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
     merged: dict[str, Any] = {"datasets": {}, "targets": {}}
     for block in blocks:
-        for section, entries in yaml.safe_load(textwrap.dedent(block)).items():
+        for section, entries in yaml.safe_load(block).items():
             merged[section].update(entries)
     return merged
 

@@ -21,6 +21,9 @@ RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
 DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
 BY_HAND = {
     "dial.py",
+    "plan.py",
+    "export_hub.py",
+    "status.py",
     "coco_submission.py",
     "cluster_superclasses.py",
     "detect_images.py",
@@ -31,6 +34,8 @@ LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes", "dial"}
 LOCAL |= {"coco_finetuning", "pretraining_quality"}
 LOCAL |= {*(f"table{number}" for number in range(1, 8))}
 LOCAL |= {*(f"figure{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9))}  # and 5 where it runs
+SHARED = {"fetch", "import_backbone", "export_backbone", "pretrain_classifier"}
+SHARED |= {"pretrain_detector", "pretrain_labels", "mine_for_pretraining"}  # need no benchmark
 PROBE = """
 include: "Snakefile"
 import json
@@ -207,10 +212,31 @@ def test_every_rule_that_runs_a_program_says_how(rules: dict[str, dict[str, Any]
             assert not rule["command"]
             continue
         assert rule["log"] and rule["command"].endswith(" 2> {log}"), name
-        assert rule["benchmark"].endswith(".tsv"), name
+        assert rule["benchmark"].endswith(".tsv") != (name in SHARED), name
         assert rule["conda"].endswith(".yaml"), name
         assert rule["local"] or {"mem_mb", "runtime"} <= set(rule["resources"]), name
         assert rule["local"] == (name in LOCAL), name
+
+
+def test_the_slurm_profile_asks_for_the_gpu_model_where_a_rule_uses_gpus(
+    repository: Path, rules: dict[str, dict[str, Any]]
+) -> None:
+    """As a default resource it would give a GPU to jobs that use none."""
+    text = (repository / "profiles/slurm/profile.yaml").read_text()
+    profile = yaml.safe_load(text)
+    using = {name for name, rule in rules.items() if "gpu" in rule["resources"]}
+    assert set(profile["set-resources"]) == using
+    assert "gpu_model" not in profile["default-resources"]
+    assert text.count("# FILL IN: ") == 3
+    default = yaml.safe_load((repository / "profiles/default/profile.yaml").read_text())
+    del default["cores"]  # there: the machine's; on a cluster: jobs
+    assert default.items() <= profile.items()
+
+
+def test_the_slurm_profile_plans_what_the_default_one_plans(checkout: Checkout) -> None:
+    target = "results/table5.csv"
+    planned = checkout.plan("--workflow-profile", "profiles/slurm", "--", target)
+    assert planned == checkout.plan(target)
 
 
 def test_every_rule_sets_its_threads(repository: Path) -> None:

@@ -26,10 +26,10 @@ from detransfer.imports import imported_files
 from detransfer.report.metrics import read_metrics
 from detransfer.report.statements import STATEMENTS
 from tests.workflow.checkout import ENVIRONMENT, Checkout, Result, copy_repository
+from tests.workflow.tiny import CLASSES, PRETRAININGS, write_configuration
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
-PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
 RUNS = len(PRETRAININGS)  # of each target: one seed
 WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
 SEGMENTED = len(WITH_MASKS)
@@ -37,20 +37,6 @@ DATASETS = 5
 SHUFFLED = 5  # draws of permuted labels
 FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
-CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
-WORLD = {
-    "image_size": 64,
-    "imagenet_cls": {"classes": 4, "train": 6, "val": 2},
-    "coco": {"classes": 3, "train": 12, "val": 2},
-    "voc": {
-        "classes": len(CLASSES),
-        "trainval2007": 8,
-        "trainval2012": 4,
-        "test2007": 8,
-        "sbd": 4,
-    },
-    "caltech": {"classes": 3, "images": 14},
-}
 EVERYTHING = {
     "render_world": 1,
     "fetch": 12,
@@ -134,62 +120,6 @@ PROBED = {
 SPACES = {"cluster_features": RUNS, "embed_features": RUNS, "similarity": 1, "explorer": 1}
 SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1, "claims": 1}
 CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "claims": 1, "table5": 1, "all": 1}
-
-
-def write_configuration(folder: Path) -> None:
-    """Write the demo's configuration and recipes, made smaller, as a study called tiny."""
-    content = yaml.safe_load((folder / "config" / "demo.yaml").read_text())
-    content.update(
-        study="tiny",
-        results="results/tiny",
-        data="data/tiny",
-        state="state/tiny",
-        mirror="data/tiny/mirror",
-        checksums="data/tiny/mirror/SHA256SUMS",
-        seeds=[0],
-    )
-    content["pretrainings"] = {name: content["pretrainings"][name] for name in PRETRAININGS}
-    content["described"] = ["imagenet_cls", "coco", "voc_detection", "caltech256"]
-    content["datasets"] = {
-        "voc_detection": {"options": {"classes": list(CLASSES)}},
-        "voc_segmentation": {"options": {"classes": list(CLASSES)}},
-        "caltech256": {"options": {"train_per_class": 10, "eval_total": None}},
-    }
-    (folder / "config" / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    recipes = folder / "config" / "recipes"
-    (recipes / "tiny").mkdir()
-    for file in sorted((recipes / "demo").glob("*.yaml")):
-        recipe = WORLD if file.stem == "world" else smaller(yaml.safe_load(file.read_text()))
-        (recipes / "tiny" / file.name).write_text(yaml.safe_dump(recipe, sort_keys=False))
-
-
-def smaller(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe with less to compute; a checkpoint follows every step."""
-    if "training" in recipe:
-        classifier = recipe["task"] == "classification"
-        recipe["training"].update(
-            epochs=4 if classifier else 1, batch_size=4, warmup_steps=2, checkpoint_minutes=1e-5
-        )
-    if recipe["task"] == "visualization":
-        recipe.update(images=4, stride=32)
-    elif "images" in recipe:
-        masks = recipe["task"] == "segmentation"
-        recipe["images"].update({"short": 64, "long": 64} if masks else {"size": 64, "resize": 64})
-    if "chips" in recipe:
-        recipe["chips"].update(size=64, stride=[16, 24], scales=[{"factor": 1.0}])
-        if negatives := recipe["chips"].get("negatives"):
-            negatives.update(rpn_epochs=0.5, minimum_proposals=[0])
-        recipe["rpn"].update(anchor_sizes=[16, 32], train_before=50, train_proposals=16)
-        recipe["head"].update(hidden=32, rois_per_chip=8)
-    if recipe["task"] == "features":
-        recipe.update(size=64, resize=64)
-    if recipe["task"] == "analysis":
-        recipe["clusters"].update(counts=[2, 4, 8, 300], close=16)
-    if "penalties" in recipe:
-        recipe.update(penalties=[0.01])  # too few images to hold a fifth of them out
-    if "metric" in recipe:
-        recipe.update(scales=[{"factor": 1.0}], proposals_before=50, proposals=10)
-    return recipe
 
 
 @pytest.fixture(scope="module")

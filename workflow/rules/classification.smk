@@ -20,6 +20,7 @@ use rule pretrain_classifier as finetune_classifier with:
     wildcard_constraints:
         pretraining=one_of(STUDY.pretrainings),
         target=one_of(STUDY.targets_of("classification")),
+    cache: False
     priority: 0
     params:
         program="train_classifier",

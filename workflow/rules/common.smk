@@ -36,11 +36,21 @@ except InputError as error:
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 ONE_GPU = min(1, STUDY.resources.predict.gpu)  # of programs that run in one process
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
+# Whether downloads and pre-trainings are shared between checkouts (docs/cluster.md). Snakemake
+# allows such a rule no benchmark; the record of a training (fit.json) has its time and memory.
+SHARED = "SNAKEMAKE_OUTPUT_CACHE" in os.environ
 CATALOG = load_catalog().archives
 ARCHIVES = sorted({name for dataset in DATASETS.values() for name in dataset.fetched})
 TRAINED = [*STUDY.trained, *STUDY.matched]
+# The key of a pre-training covers files, and cannot cover a folder that no job has made.
+SHARED_TRAINING = SHARED and not any(DATASETS[p.dataset].folder for p in STUDY.trained.values())
 GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
 GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
+
+
+# A scheduler that stops a job signals every process. Without the trap the shell would end at once,
+# Snakemake after it, and with them the training, before its state is saved.
+shell.prefix("set -euo pipefail; trap : TERM; ")
 
 
 # Targets whose frozen features are probed: those of classification (Table 7: the first), and the
@@ -87,6 +97,11 @@ def images(dataset):
 
 def index_folder(dataset):
     return DATA / "index" / dataset
+
+
+def index_place(wildcards):
+    """The folder of an index as a text, which the key of a shared output needs of a parameter."""
+    return str(index_folder(wildcards.dataset))
 
 
 def index_files(dataset):
@@ -137,7 +152,7 @@ def target_index_folder(wildcards):
 
 
 def source_index_folder(wildcards):
-    return index_folder(STUDY.source(wildcards.pretraining).dataset)
+    return str(index_folder(STUDY.source(wildcards.pretraining).dataset))
 
 
 def source_dataset(wildcards):

@@ -38,8 +38,7 @@ rule fetch:
         DATA / "archives" / "{archive}",
     log:
         LOGS / "fetch" / "{archive}.log",
-    benchmark:
-        TIMES / "fetch" / "{archive}.tsv"
+    cache: SHARED
     priority: 10
     retries: 2
     conda:
@@ -51,10 +50,11 @@ rule fetch:
     params:
         mirror=f"--mirror {STUDY.mirror}" if STUDY.mirror else "",
         checksums=f"--checksums {STUDY.checksums}" if STUDY.checksums else "",
-        manual=DATA / "manual",
+        manual=str(DATA / "manual"),
         checksum=published_checksum,
+        archive="{archive}",  # part of the key of a shared output, which wildcards are not
     shell:
-        "python scripts/fetch.py --archive {wildcards.archive} --output {output} "
+        "python scripts/fetch.py --archive {params.archive} --output {output} "
         "{params.mirror} {params.checksums} --manual {params.manual} 2> {log}"
 
 
@@ -101,7 +101,7 @@ rule check_dataset:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         train=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
         evaluation=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
     shell:
@@ -133,7 +133,7 @@ rule describe_dataset:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
     shell:
         "python scripts/describe_dataset.py --index {params.folder} --name {wildcards.dataset} "
@@ -161,7 +161,7 @@ rule occlusion_labels:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
     shell:
         "python scripts/occlusion_labels.py --labels {input.labels} --index {params.folder} "
@@ -186,7 +186,7 @@ rule index:
         mem_mb=STUDY.resources.data.mem_mb,
         runtime=STUDY.resources.data.runtime,
     params:
-        folder=lambda wildcards: index_folder(wildcards.dataset),
+        folder=index_place,
         reader=lambda wildcards: DATASETS[wildcards.dataset].reader,
         options=lambda wildcards: json.dumps(DATASETS[wildcards.dataset].options),
     shell:

@@ -20,6 +20,7 @@ use rule pretrain_classifier as finetune_detector with:
     wildcard_constraints:
         pretraining=one_of(STUDY.pretrainings),
         target=one_of(STUDY.targets_of("detection")),
+    cache: False
     priority: 0
     params:
         program="train_detector",

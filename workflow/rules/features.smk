@@ -27,7 +27,7 @@ rule extract_features:
     params:
         program="extract_features",
         gpu=STUDY.resources.predict.gpu,
-        index=lambda wildcards: index_folder(wildcards.dataset),
+        index=index_place,
         splits=recorded_splits,
         state=str(STATE / "features" / "{dataset}" / "{pretraining}"),
         more="",
@@ -54,7 +54,7 @@ use rule extract_features as extract_detector_features with:
     params:
         program="extract_detector_features",
         gpu=STUDY.resources.predict.gpu,
-        index=lambda wildcards: index_folder(wildcards.dataset),
+        index=index_place,
         splits=recorded_splits,
         state=str(STATE / "features" / "{dataset}" / "{pretraining}"),
         more=lambda wildcards: "--layers "

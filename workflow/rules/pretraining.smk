@@ -11,10 +11,9 @@ rule import_backbone:
         PRETRAINING / "backbone.safetensors",
     log:
         LOGS / "import_backbone" / "{pretraining}.log",
-    benchmark:
-        TIMES / "import_backbone" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=one_of(GIVEN),
+    cache: SHARED
     priority: 50
     conda:
         "../../envs/torch.yaml"
@@ -45,10 +44,9 @@ rule pretrain_classifier:
         fit=PRETRAINING / "fit.json",
     log:
         LOGS / "pretrain" / "{pretraining}.log",
-    benchmark:
-        TIMES / "pretrain" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=trained_by("classification"),
+    cache: SHARED_TRAINING
     priority: 50  # everything else waits for it
     conda:
         "../../envs/torch.yaml"
@@ -130,8 +128,6 @@ use rule pretrain_classifier as mine_for_pretraining with:
         PRETRAINING / "proposals.parquet",
     log:
         LOGS / "mine_for_pretraining" / "{pretraining}.log",
-    benchmark:
-        TIMES / "mine_for_pretraining" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=trained_by("detection"),
     params:
@@ -208,10 +204,9 @@ rule export_backbone:
         PRETRAINING / "backbone.safetensors",
     log:
         LOGS / "export_backbone" / "{pretraining}.log",
-    benchmark:
-        TIMES / "export_backbone" / "{pretraining}.tsv"
     wildcard_constraints:
         pretraining=one_of(TRAINED),
+    cache: SHARED_TRAINING
     priority: 50
     conda:
         "../../envs/torch.yaml"

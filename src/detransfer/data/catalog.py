@@ -96,8 +96,8 @@ class Dataset(Strict):
 class Catalog(Strict):
     """All archives and data sets, by name."""
 
-    archives: dict[str, Archive]
-    datasets: dict[Name, Dataset]
+    archives: dict[str, Archive] = Field(description="by official file name")
+    datasets: dict[Name, Dataset] = Field(description="by the name that a study calls them")
 
     @model_validator(mode="after")
     def _archives_exist(self) -> Catalog:

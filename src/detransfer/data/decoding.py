@@ -12,6 +12,8 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from detransfer.console import InputError
 from detransfer.data.images import image_size
 
+GIF = b"GIF8"
+
 
 def decode(path: Path) -> torch.Tensor:
     """Return the image as RGB: uint8 of shape (3, height, width), EXIF orientation ignored.
@@ -21,11 +23,12 @@ def decode(path: Path) -> torch.Tensor:
     empty, truncated or not an image.
     """
     try:
-        image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+        content = read_file(str(path))
+        if bytes(content[: len(GIF)]) == GIF:  # torchvision would decode all frames of an animation
+            return _decode_with_pillow(path)
+        image = decode_image(content, mode=ImageReadMode.RGB)
     except RuntimeError:
         return _decode_with_pillow(path)
-    if image.ndim == 4:  # an animation: its first frame
-        image = image[0]
     if image.dtype == torch.uint16:  # PNG with 16 bits a channel
         image = (image.to(torch.int32) // 257).to(torch.uint8)
     return image

@@ -178,7 +178,7 @@ def _continue(url: str, part: Path, expected: Expected, timeout: float) -> None:
         if None not in (end, expected.size) and end != expected.size:
             raise InputError(f"{url}: wrong size: expected {expected.size}, the server has {end}")
         if response.status_code != 416:
-            _append(response, part, begin, end)
+            _append(response, part, begin, end, expected.size)
     if end is not None and _size(part) < end:
         raise _Interrupted(f"the server closed the connection at byte {_size(part)} of {end}")
 
@@ -204,7 +204,10 @@ def _range(response: requests.Response, url: str, offset: int) -> tuple[int, int
     raise InputError(f"{url}: the server answered {status} {response.reason}; is the URL right?")
 
 
-def _append(response: requests.Response, part: Path, begin: int, end: int | None) -> None:
+def _append(
+    response: requests.Response, part: Path, begin: int, end: int | None, most: int | None
+) -> None:
+    """Append an answer to ``part``; raises InputError when it is longer than the file can be."""
     quiet = not sys.stderr.isatty()
     progress = tqdm(
         total=end,
@@ -218,6 +221,8 @@ def _append(response: requests.Response, part: Path, begin: int, end: int | None
         for chunk in response.iter_content(CHUNK):
             file.write(chunk)
             progress.update(len(chunk))
+            if most is not None and file.tell() > most:
+                raise InputError(f"{response.url}: sends more than the {most} bytes expected")
 
 
 def _size(path: Path) -> int:

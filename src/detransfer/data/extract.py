@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from detransfer.console import InputError
 log = logging.getLogger(__name__)
 TAR = (".tar", ".tar.gz", ".tgz")
 PLAIN = (".csv", ".json", ".mat", ".txt")  # some owners publish single files beside archives
+LONGEST_HEADER = 1 << 20  # bytes of a tar's extended header: names and dates, held in memory
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
 
 
@@ -39,7 +40,7 @@ def extract(parts: Sequence[Part], output: Path) -> None:
     A tar inside a tar (ImageNet's training images) is unpacked into a folder of its name without
     ``.tar``; a plain file (labels, lists) is copied. An earlier ``output`` is replaced. Raises
     InputError for an archive that is missing, truncated or of an unknown kind, and for a member
-    that is a link or a device or that would leave the folder.
+    that is a link or a device, that would leave the folder, or that the disk has no room for.
     """
     temporary = output.with_name(f".{output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
@@ -97,9 +98,11 @@ def _members(archive: Path, folder: Path) -> Iterator[str]:
 
 def _extract_tar(file: IO[bytes], name: str, folder: Path) -> Iterator[str]:
     """Unpack a tar from a stream, in one pass and without a copy of the tars inside it."""
-    with tarfile.open(fileobj=file, mode="r|gz" if name.endswith("gz") else "r|") as tar:
+    mode: Literal["r|gz", "r|"] = "r|gz" if name.endswith("gz") else "r|"
+    with tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as tar:
         for member in tar:
             _check_name(name, member.name)
+            _check_room(f"{name}: member {member.name}", member.size, folder)
             if not (member.isfile() or member.isdir()):
                 kind = "a link" if member.issym() or member.islnk() else "a device"
                 raise InputError(
@@ -113,6 +116,24 @@ def _extract_tar(file: IO[bytes], name: str, folder: Path) -> Iterator[str]:
                 continue
             tar.extract(member, folder, filter="data")
             yield member.name
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended header cannot fill the memory: a small gzip can hold a huge one."""
+
+    EXTENDED = (
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+    )
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in self.EXTENDED and self.size > LONGEST_HEADER:
+            raise tarfile.ReadError(f"a member's header says that it has {self.size} bytes")
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
 
 
 def _check_end(file: IO[bytes]) -> None:
@@ -129,6 +150,7 @@ def _check_end(file: IO[bytes]) -> None:
 
 def _extract_zip(archive: Path, folder: Path) -> Iterator[str]:
     with zipfile.ZipFile(archive) as content:
+        _check_room(str(archive), sum(member.file_size for member in content.infolist()), folder)
         for member in content.infolist():
             _check_name(str(archive), member.filename)
             kind = stat.S_IFMT(member.external_attr >> 16)
@@ -148,6 +170,13 @@ def _readable(archive: Path, member: str) -> Iterator[None]:
         yield
     except (RuntimeError, NotImplementedError) as error:  # encrypted, or an odd compression
         raise InputError(f"{archive}: member {member} cannot be unpacked ({error})") from error
+
+
+def _check_room(what: str, size: int, folder: Path) -> None:
+    """Raise InputError for more bytes than the disk has free, before the first is written."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(f"{what} unpacks to {size} bytes, but {folder} has room for {free}")
 
 
 def _check_name(archive: str, member: str) -> None:

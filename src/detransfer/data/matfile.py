@@ -18,6 +18,7 @@ import numpy as np
 
 from detransfer.console import InputError
 
+LARGEST = 1 << 28  # bytes of a variable, unpacked; the data sets' have at most some millions
 HEAD = 128  # bytes before the first variable; the last two tell the order of bytes
 MATRIX, COMPRESSED = 14, 15  # kinds of element that hold others
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
@@ -43,7 +44,7 @@ def read_mat(path: Path, name: str) -> Any:
             raise ValueError("it is no MAT-file of version 5")
         for kind, data in _elements(content[HEAD:], order):
             if kind == COMPRESSED:
-                kind, data = _next(_elements(memoryview(zlib.decompress(data)), order))
+                kind, data = _next(_elements(memoryview(_inflate(data)), order))
             if kind == MATRIX:
                 found, value = _matrix(data, order)
                 if found == name:
@@ -53,6 +54,17 @@ def read_mat(path: Path, name: str) -> Any:
     except (OSError, ValueError, KeyError, zlib.error, RecursionError) as error:
         raise InputError(f"{path}: not a readable MAT-file ({error})") from None
     raise InputError(f"{path}: has no variable {name!r}")
+
+
+def _inflate(data: memoryview) -> bytes:
+    """Return a compressed variable; raises ValueError where it is larger than any data set's."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(data, LARGEST)
+    if stream.unconsumed_tail:
+        raise ValueError(f"a variable has more than {LARGEST} bytes")
+    if not stream.eof:
+        raise ValueError("a compressed variable is cut off")
+    return content
 
 
 def _elements(data: memoryview, order: str) -> Elements:

@@ -21,7 +21,7 @@ from detransfer.data.masks import VOID
 
 CHOSEN = {"largest gain": 2, "largest loss": 1, "random": 2}  # images of each kind
 SEED = 0  # of the random images
-TILE, WIDTH = 0.66, 3.3  # inches: an image, and one column of a page
+TILE, LARGEST, WIDTH = 0.6, 0.85, 3.3  # inches: an image, and one column of a page
 STYLE: dict[Any, Any] = {"font.size": 6, "axes.titlesize": 6, "pdf.fonttype": 42}  # text stays text
 
 
@@ -89,7 +89,8 @@ def draw(rows: Sequence[Row], titles: Sequence[str], scale: Scale) -> plt.Figure
     """Draw the images, a column each for the view and every map, and the scale below."""
     with plt.rc_context(STYLE):
         across = 1 + len(titles)
-        size = (max(WIDTH, TILE * across + 0.3), (TILE + 0.13) * len(rows) + 0.62)
+        tile = min(LARGEST, max(TILE, (WIDTH - 0.3) / across))
+        size = (tile * across + 0.3, (tile + 0.16) * len(rows) + 0.62)
         figure, grid = plt.subplots(len(rows), across, figsize=size, squeeze=False)
         figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
         for axes, title in zip(grid[0], ("image", *titles), strict=True):

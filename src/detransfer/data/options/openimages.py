@@ -33,7 +33,9 @@ class Options(Strict):
     )
     drop_depictions: bool = Field(False, description="leave out drawings, toys and the like")
     negatives: bool = Field(True, description="read which classes are verified to be absent")
-    splits: tuple[Split, ...] = Field(("train", "validation", "test"), min_length=1)
+    splits: tuple[Split, ...] = Field(
+        ("train", "validation", "test"), min_length=1, description="splits to read"
+    )
     train_archives: tuple[Digit, ...] = Field(
         DIGITS, min_length=1, description="training archives to use, by the digit in their name"
     )
