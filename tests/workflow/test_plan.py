@@ -31,7 +31,7 @@ BY_HAND = {
 }
 CLASSIFIED, PROBED = 3, 4  # targets of classification; those and the first of detection
 LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes", "dial"}
-LOCAL |= {"coco_finetuning", "pretraining_quality"}
+LOCAL |= {"coco_finetuning", "pretraining_quality", "model_card"}
 LOCAL |= {*(f"table{number}" for number in range(1, 8))}
 LOCAL |= {*(f"figure{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9))}  # and 5 where it runs
 SHARED = {"fetch", "import_backbone", "export_backbone", "pretrain_classifier"}
@@ -262,6 +262,7 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
     mining = {"mine_for_pretraining", "mine_for_target"}
     features = {"extract_features", "extract_detector_features"}
     running = {"detect", "detect_in_pretraining", "classify", "classify_shuffled", "segment"}
+    running |= {"map_activations", "mask_out"}
     assert leased == trainings | mining | features | running
     for name in leased:
         command = rules[name]["command"]

@@ -365,7 +365,7 @@ COMPARED = [
     for target in analysed_targets(STUDY, ANALYSIS)
     for pair in compared(STUDY, ANALYSIS, target)
 ]
-ANALYSED_INDICES = [index_folder(name) for name in dict(ANALYSED)]
+ANALYSED_DATASETS = list(dict(ANALYSED))
 
 
 def space(dataset, pretraining, file):
@@ -409,7 +409,7 @@ def space_pairs():
 
 def space_indices():
     """The options that name the index of each data set whose feature spaces are looked at."""
-    return [f"--index {folder.name} {folder}" for folder in ANALYSED_INDICES]
+    return [f"--index {name} {index_folder(name)}" for name in ANALYSED_DATASETS]
 
 
 def head_metrics(folders):
@@ -545,6 +545,56 @@ def design():
     twins = [f"--twin {name} {twin}" for name, twin in STUDY.twins.items()]
     untrained = ["--untrained", *untrained] if untrained else []
     return [*starts, *matched, *twins, *untrained]
+
+
+# Controls: where their files lie, and what they are run on.
+CONTROLS = RESULTS / "controls"
+DRAWS = range(5)  # permutations of the labels: in one, whole classes may keep theirs by luck
+FIRST = sorted(set(STUDY.contrasts.values()))[:1]  # what the pre-trainings on detection start from
+
+
+def permuted(kind, file=""):
+    """A file, or the folder, of every run of a control that learnt permuted labels."""
+    return [
+        CONTROLS / f"shuffled_{kind}" / target / pretraining / f"seed{seed}" / file
+        for target in CLASSIFIED
+        for pretraining in FIRST
+        if pretraining in STUDY.fine_tuned(target)
+        for seed in DRAWS
+    ]
+
+
+def lines():
+    """The tables of controls that are told from the data of the targets alone."""
+    known = [n for n in STUDY.targets if n not in STUDY.targets_of("detection")]
+    known += [name for name in STUDY.targets_of("detection") if metric_of(name) == "voc"]
+    boxes = [name for name in known if name not in STUDY.targets_of("segmentation")]
+    leaks = boxes if STUDY.render_world else []
+    found = [CONTROLS / "floors" / f"{name}.csv" for name in known]
+    return found + [CONTROLS / "leaks" / f"{name}.csv" for name in leaks]
+
+
+# What only `make controls` runs is taken in where it is: outcomes of other studies, which no rule
+# here makes.
+def other_worlds(pattern):
+    return sorted(CONTROLS.glob(pattern))
+
+
+def dial_points():
+    """Contrast and folder of the same probes in this world and in those with fainter objects."""
+    place = f"{CLASSIFIED[0]}/*/seed{STUDY.seeds[0]}/conv5" if CLASSIFIED else "none"
+    faint = other_worlds(f"contrast_*/probe/{place}/metrics.json")
+    points = [(file.parts[-7].removeprefix("contrast_"), file.parent) for file in faint]
+    names = sorted({folder.parents[1].name for _, folder in points})
+    here = RESULTS / "probe" / CLASSIFIED[0] if CLASSIFIED else RESULTS
+    own = [("1.00", here / name / f"seed{STUDY.seeds[0]}" / "conv5") for name in names]
+    return points + own if points else []
+
+
+def blank_runs():
+    """The runs of a world where there is nothing to see."""
+    found = [other_worlds(f"contrast_0.00/{task}/*/*/seed*/metrics.json") for task in TASKS]
+    return [file.parent for files in found for file in files]
 
 
 def tables_and_figures():
