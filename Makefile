@@ -23,7 +23,7 @@ help: ## List the targets
 
 demo: setup ## Run the whole study in a small rendered world: minutes on 2 cores, no GPU, no network
 	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES)
-	@echo 'Open results/demo/: the tables are *.csv, the figures *.png and *.pdf'
+	@echo 'Open results/demo/report.html; beside it, tables are *.csv, figures *.png and *.pdf'
 
 # Worlds with fainter objects and with other classes, and training on permuted labels. Each world is
 # a small study of its own, whose outcome the demo's claims take in.

@@ -50,6 +50,7 @@ localrules:
     dial,
     figure8,
     figure9,
+    report,
 
 
 # Where jobs run on this machine, none has to wait its turn: Snakemake's limit of jobs a second wakes
@@ -63,3 +64,4 @@ rule all:
     default_target: True
     input:
         tables_and_figures(),
+        RESULTS / "report.html",

@@ -30,7 +30,7 @@ BY_HAND = {
     "inspect_chips.py",
 }
 CLASSIFIED, PROBED = 3, 4  # targets of classification; those and the first of detection
-LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes", "dial"}
+LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes", "dial", "report"}
 LOCAL |= {"coco_finetuning", "pretraining_quality", "model_card"}
 LOCAL |= {*(f"table{number}" for number in range(1, 8))}
 LOCAL |= {*(f"figure{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9))}  # and 5 where it runs
@@ -82,7 +82,6 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
     assert checkout.plan() == {
         "fetch": 54,  # each archive once, though two data sets share VOC 2012's
         "extract": 10,
-        "model_card": 8,  # of every pre-training
         "index": 10,
         "occlusion_labels": 1,  # of VOC 2007's test objects
         "check_dataset": 8,  # those that something is trained on
@@ -126,6 +125,8 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "diagnosis": 1,
         "pretraining_quality": 1,
         "coco_finetuning": 1,
+        "model_card": len(PRETRAININGS + CONTROLS),
+        "report": 1,
         "all": 1,
     }
 
@@ -207,6 +208,18 @@ def test_a_demand_that_snakemake_lowers_is_still_compared_with_the_configuration
     assert "with_gpus.py --gpus 0 --expected 1 -- python scripts/train_detector.py" in result.output
 
 
+def test_the_report_knows_what_the_study_makes_and_which_jobs_hold_devices(
+    jobs: list[dict[str, str]], rules: dict[str, dict[str, Any]]
+) -> None:
+    (command,) = (job["command"] for job in jobs if job["rule"] == "report")
+    options = dict(part.partition(" ")[::2] for part in command.split(" --")[1:])
+    assert options["command"] == "'snakemake" and " --' --gpus" in command
+    assert "--rendered" not in command
+    assert {"table2.csv", "figure9.png", "coco_finetuning.csv"} <= set(options["planned"].split())
+    held = dict(word.split("=") for word in options["gpus"].split())
+    assert held == {name: "1" for name, rule in rules.items() if "gpu" in rule["resources"]}
+
+
 def test_every_rule_that_runs_a_program_says_how(rules: dict[str, dict[str, Any]]) -> None:
     for name, rule in rules.items():
         if name == "all":
@@ -269,3 +282,17 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
         command = rules[name]["command"]
         assert command.startswith("python scripts/with_gpus.py --gpus {resources.gpu} "), name
         assert "--expected {params.gpu} -- python scripts/" in command, name
+
+
+def test_every_result_in_snakemakes_report_has_a_caption_a_category_and_labels(
+    repository: Path,
+) -> None:
+    """Snakemake shows the labels as columns, so all have the same ones."""
+    text = "\n".join(file.read_text() for file in (repository / "workflow/rules").glob("*.smk"))
+    shown = re.findall(r"\breport\(\n(.*?)\n        +\)", text, re.S)
+    assert len(shown) > 20
+    for each in shown:
+        caption = re.search(r'caption="\.\./report/(\w+\.rst)"', each)
+        assert caption and (repository / "workflow/report" / caption[1]).is_file(), each
+        assert re.search(r'category="\w[\w -]+"', each), each
+        assert re.search(r'labels=\{"result": "[^"]+", "shows": "[^"]+"\}', each), each

@@ -53,6 +53,7 @@ EVERYTHING = {
     "detect_in_pretraining": 1,
     "evaluate_pretraining": 1,
     "export_backbone": 3,
+    "model_card": RUNS,
     "finetune_detector": RUNS,
     "detect": RUNS,
     "evaluate_detections": RUNS,
@@ -83,6 +84,7 @@ EVERYTHING = {
     "leaks": 2,  # of images with a class or boxes
     "probe_shuffled": SHUFFLED,
     "claims": 1,
+    "report": 1,
     "all": 1,
 }
 QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
@@ -92,6 +94,7 @@ SCORING = {
     "table2": 1,
     "figure1": 1,
     "figure2": 1,
+    "report": 1,
     "all": 1,
 }
 DIAGNOSIS = {
@@ -100,10 +103,11 @@ DIAGNOSIS = {
     "table3": 1,
     "diagnosis": 1,
     "figure2": 1,
+    "report": 1,
     "all": 1,
 }
 SCORED_MASKS = {"evaluate_segmentation": SEGMENTED, "table4": 1, "table4_classes": 1}
-SCORED_MASKS |= {"claims": 1, "figure3": 1, "figure4": 1, "all": 1}
+SCORED_MASKS |= {"claims": 1, "figure3": 1, "figure4": 1, "report": 1, "all": 1}
 MASKS = {"finetune_segmenter": SEGMENTED, "segment": SEGMENTED, **SCORED_MASKS}
 RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
 RECORDED |= {"probe": RUNS, "breakdown": 1, "mask_out": RUNS, "figure9": 1}
@@ -119,7 +123,8 @@ PROBED = {
 }
 SPACES = {"cluster_features": RUNS, "embed_features": RUNS, "similarity": 1, "explorer": 1}
 SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1, "claims": 1}
-CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "claims": 1, "table5": 1, "all": 1}
+CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "claims": 1}
+CLASSIFICATION |= {"table5": 1, "report": 1, "all": 1}
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +294,7 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
     with edited(module):
         assert tiny.plan(*WORDS) == {**QUALITY, **SCORING, "floors": 3}
     with edited(tiny.folder / "scripts" / "figure1.py"):
-        assert tiny.plan(*WORDS) == {"figure1": 1, "all": 1}
+        assert tiny.plan(*WORDS) == {"figure1": 1, "report": 1, "all": 1}
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
         assert tiny.plan(*WORDS) == DIAGNOSIS
     with edited(tiny.folder / "src/detransfer/segmentation/trimap.py"):
@@ -368,13 +373,27 @@ def test_a_lost_file_is_made_again_and_nothing_else(tiny: Checkout) -> None:
     results = Path("results/tiny")
     run = str(results / "detection/voc_detection/coco/seed0/metrics.json")
     with lost(tiny.folder / results / "table5.csv"):
-        assert tiny.plan(*WORDS) == {"table5": 1, "all": 1}
+        assert tiny.plan(*WORDS) == {"table5": 1, "report": 1, "all": 1}
     with lost(tiny.folder / run):
         once = {"evaluate_detections": 1, "diagnose_detections": 1}
         assert tiny.plan(*WORDS) == {**SCORING, **DIAGNOSIS, **once}
 
 
-def test_the_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
+def test_the_page_of_the_study_shows_all_that_it_made(tiny: Checkout) -> None:
+    page = (tiny.folder / "results/tiny/report.html").read_text()
+    assert "A miniature world." in page and "run-detection-voc_detection-coco" in page
+    left = re.findall(r"This makes it: <code>(.*?)</code>", page)
+    assert {command.rpartition("/")[2] for command in left} <= {
+        "claims.csv",
+        "controls.csv",
+        "dial.png",
+    }
+    assert all(
+        command.startswith("snakemake --configfile config/tiny.yaml -- ") for command in left
+    )
+
+
+def test_snakemakes_report_holds_the_tables_and_their_captions(tiny: Checkout) -> None:
     result = tiny.snakemake(*WORDS, "--report", "report.html")
     assert result.code == 0, result.output
     report = html.unescape((tiny.folder / "report.html").read_text())

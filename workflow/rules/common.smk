@@ -631,3 +631,20 @@ def tables_and_figures():
     metrics = [file for task in TASKS for file in runs(task, "metrics.json")]
     metrics += probes(PROBED, "conv5/metrics.json")
     return [RESULTS / name for name in made] + metrics
+
+
+def planned():
+    """The names of the tables and pictures that the study makes."""
+    return sorted(path.name for path in tables_and_figures() if path.parent == RESULTS)
+
+
+def asking():
+    """What, before the name of a file, makes Snakemake make it."""
+    files = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
+    return " ".join(["snakemake", *(["--configfile", *files] if files else []), "--"])
+
+
+def held_gpus():
+    """The devices that a job of each rule holds, of those that hold any."""
+    asked = {rule.name: rule.resources.get("gpu").value for rule in workflow.rules}
+    return [f"{name}={number}" for name, number in asked.items() if number]

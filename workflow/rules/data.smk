@@ -119,7 +119,7 @@ rule describe_dataset:
             RESULTS / "datasets" / "{dataset}" / "statistics.png",
             caption="../report/dataset.rst",
             category="Data",
-            labels={"data set": "{dataset}", "shows": "sizes, counts, classes"},
+            labels={"result": "{dataset}", "shows": "sizes, counts, classes"},
         ),
         advice=RESULTS / "datasets" / "{dataset}" / "scales.csv",
     log:

@@ -124,7 +124,7 @@ rule figure5:
             RESULTS / "figure5.png",
             caption="../report/figure5.rst",
             category="Feature spaces",
-            labels={"figure": "5", "shows": "nearest pairs of images"},
+            labels={"result": "Figure 5", "shows": "nearest pairs of images"},
         ),
     log:
         LOGS / "figure5.log",
@@ -158,7 +158,7 @@ rule figure6:
             RESULTS / "figure6.png",
             caption="../report/figure6.rst",
             category="Feature spaces",
-            labels={"figure": "6", "shows": "same cluster in both spaces"},
+            labels={"result": "Figure 6", "shows": "same cluster in both spaces"},
         ),
     log:
         LOGS / "figure6.log",
@@ -187,7 +187,7 @@ rule figure7:
             RESULTS / "figure7.png",
             caption="../report/figure7.rst",
             category="Feature spaces",
-            labels={"figure": "7", "shows": "t-SNE of two spaces"},
+            labels={"result": "Figure 7", "shows": "t-SNE of two spaces"},
         ),
     log:
         LOGS / "figure7.log",
@@ -214,7 +214,7 @@ rule similarity:
             RESULTS / "similarity.csv",
             caption="../report/similarity.rst",
             category="Feature spaces",
-            labels={"table": "similarity", "shows": "CKA and retrieval of all spaces"},
+            labels={"result": "Table of similarity", "shows": "CKA and retrieval of all spaces"},
         ),
     log:
         LOGS / "similarity.log",
@@ -249,7 +249,7 @@ rule explorer:
             RESULTS / "explorer.html",
             caption="../report/explorer.rst",
             category="Feature spaces",
-            labels={"page": "explorer", "shows": "images and their neighbours"},
+            labels={"result": "Page to explore", "shows": "images and their neighbours"},
         ),
     log:
         LOGS / "explorer.log",

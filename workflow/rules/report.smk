@@ -11,7 +11,7 @@ rule table2:
             RESULTS / "table2.csv",
             caption="../report/table2.rst",
             category="Detection",
-            labels={"table": "2", "shows": "VOC mAP by pre-training"},
+            labels={"result": "Table 2", "shows": "VOC mAP by pre-training"},
         ),
     log:
         LOGS / "table2.log",
@@ -36,7 +36,7 @@ rule table3:
             RESULTS / "table3.csv",
             caption="../report/table3.rst",
             category="Detection",
-            labels={"table": "3", "shows": "missed objects by occlusion"},
+            labels={"result": "Table 3", "shows": "missed objects by occlusion"},
         ),
     log:
         LOGS / "table3.log",
@@ -59,7 +59,7 @@ use rule table2 as table5 with:
             RESULTS / "table5.csv",
             caption="../report/table5.rst",
             category="Classification",
-            labels={"table": "5", "shows": "top-1 accuracy after fine-tuning"},
+            labels={"result": "Table 5", "shows": "top-1 accuracy after fine-tuning"},
         ),
     log:
         LOGS / "table5.log",
@@ -79,7 +79,7 @@ use rule table2 as table6 with:
             RESULTS / "table6.csv",
             caption="../report/table6.rst",
             category="Classification",
-            labels={"table": "6", "shows": "linear probes of Conv5"},
+            labels={"result": "Table 6", "shows": "linear probes of Conv5"},
         ),
     log:
         LOGS / "table6.log",
@@ -99,7 +99,7 @@ use rule table2 as coco_finetuning with:
             RESULTS / "coco_finetuning.csv",
             caption="../report/coco_finetuning.rst",
             category="Detection",
-            labels={"table": "COCO", "shows": "COCO AP by pre-training"},
+            labels={"result": "Table on COCO", "shows": "COCO AP by pre-training"},
         ),
     log:
         LOGS / "coco_finetuning.log",
@@ -121,7 +121,7 @@ use rule table2 as pretraining_quality with:
             RESULTS / "pretraining.csv",
             caption="../report/pretraining.rst",
             category="Pre-training",
-            labels={"table": "quality", "shows": "detectors on their own task"},
+            labels={"result": "Table of quality", "shows": "detectors on their own task"},
         ),
     log:
         LOGS / "pretraining_quality.log",
@@ -141,7 +141,7 @@ rule table1:
             RESULTS / "table1.csv",
             caption="../report/table1.rst",
             category="Data",
-            labels={"table": "1", "shows": "data sets"},
+            labels={"result": "Table 1", "shows": "data sets"},
         ),
     log:
         LOGS / "table1.log",
@@ -172,7 +172,7 @@ rule figure1:
             RESULTS / "figure1.png",
             caption="../report/figure1.rst",
             category="Detection",
-            labels={"figure": "1", "shows": "VOC mAP by overlap threshold"},
+            labels={"result": "Figure 1", "shows": "VOC mAP by overlap threshold"},
         ),
     log:
         LOGS / "figure1.log",
@@ -196,7 +196,7 @@ rule table7:
             RESULTS / "table7.csv",
             caption="../report/table7.rst",
             category="Classification",
-            labels={"table": "7", "shows": "linear probes of the detection head"},
+            labels={"result": "Table 7", "shows": "linear probes of the detection head"},
         ),
     log:
         LOGS / "table7.log",
@@ -222,7 +222,7 @@ rule few_shot:
             RESULTS / "few_shot.png",
             caption="../report/few_shot.rst",
             category="Classification",
-            labels={"figure": "few-shot", "shows": "frozen features with few images"},
+            labels={"result": "Figure on few images", "shows": "frozen features with few images"},
         ),
     log:
         LOGS / "few_shot.log",
@@ -245,7 +245,7 @@ rule breakdown:
             RESULTS / "breakdown.csv",
             caption="../report/breakdown.rst",
             category="Classification",
-            labels={"table": "sizes", "shows": "frozen features by size and number"},
+            labels={"result": "Table by sizes", "shows": "frozen features by size and number"},
         ),
     log:
         LOGS / "breakdown.log",
@@ -275,7 +275,7 @@ rule diagnosis:
             RESULTS / "diagnosis.png",
             caption="../report/diagnosis.rst",
             category="Detection",
-            labels={"figure": "error analysis", "shows": "kinds of errors, sizes, shapes"},
+            labels={"result": "Figure of errors", "shows": "kinds of errors, sizes, shapes"},
         ),
     log:
         LOGS / "diagnosis.log",
@@ -302,7 +302,7 @@ rule figure2:
             RESULTS / "figure2.png",
             caption="../report/figure2.rst",
             category="Detection",
-            labels={"figure": "2", "shows": "detections side by side"},
+            labels={"result": "Figure 2", "shows": "detections side by side"},
         ),
     log:
         LOGS / "figure2.log",
@@ -327,7 +327,7 @@ use rule table2 as table4 with:
             RESULTS / "table4.csv",
             caption="../report/table4.rst",
             category="Segmentation",
-            labels={"table": "4", "shows": "mean IoU by pre-training"},
+            labels={"result": "Table 4", "shows": "mean IoU by pre-training"},
         ),
     log:
         LOGS / "table4.log",
@@ -348,7 +348,7 @@ rule table4_classes:
             RESULTS / "table4_classes.csv",
             caption="../report/table4_classes.rst",
             category="Segmentation",
-            labels={"table": "4", "shows": "IoU of each class"},
+            labels={"result": "Table 4, classes", "shows": "IoU of each class"},
         ),
     log:
         LOGS / "table4_classes.log",
@@ -378,7 +378,7 @@ rule figure3:
             RESULTS / "figure3.png",
             caption="../report/figure3.rst",
             category="Segmentation",
-            labels={"figure": "3", "shows": "segmentations side by side"},
+            labels={"result": "Figure 3", "shows": "segmentations side by side"},
         ),
     log:
         LOGS / "figure3.log",
@@ -405,7 +405,7 @@ rule figure4:
             RESULTS / "figure4.png",
             caption="../report/figure4.rst",
             category="Segmentation",
-            labels={"figure": "4", "shows": "mean IoU near to and far from borders"},
+            labels={"result": "Figure 4", "shows": "mean IoU near to and far from borders"},
         ),
     log:
         LOGS / "figure4.log",
@@ -481,3 +481,31 @@ rule claims:
         "{params.spaces} {params.design} --published {params.published} --lines {input.lines} "
         "{params.shuffled} {params.refined} {params.dial} {params.blank} "
         "{params.worlds} --controls {output.controls} --output {output.claims} 2> {log}"
+
+
+rule report:
+    input:
+        study=tables_and_figures(),
+        captions=sorted(Path("workflow/report").glob("*.rst")),
+        deviations="docs/deviations.md",
+        templates=sorted(Path("src/detransfer/report/templates").iterdir()),
+        code=code("report"),
+    output:
+        RESULTS / "report.html",
+    log:
+        LOGS / "report.log",
+    benchmark:
+        TIMES / "report.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        results=RESULTS,
+        study=STUDY.study,
+        rendered="--rendered" if STUDY.render_world else "",
+        planned=planned(),
+        asking=asking(),
+        gpus=lambda wildcards: held_gpus(),
+    shell:
+        "python scripts/report.py --results {params.results} --study {params.study} "
+        "{params.rendered} --planned {params.planned} --command '{params.asking}' "
+        "--gpus {params.gpus} --deviations {input.deviations} --output {output} 2> {log}"

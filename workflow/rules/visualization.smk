@@ -95,8 +95,8 @@ rule figure8:
         png=report(
             RESULTS / "figure8.png",
             caption="../report/figure8.rst",
-            category="Features",
-            labels={"figure": "8", "shows": "activation maps"},
+            category="Visualization",
+            labels={"result": "Figure 8", "shows": "activation maps"},
         ),
     log:
         LOGS / "figure8.log",
@@ -131,8 +131,8 @@ rule figure9:
         png=report(
             RESULTS / "figure9.png",
             caption="../report/figure9.rst",
-            category="Features",
-            labels={"figure": "9", "shows": "mask-out maps"},
+            category="Visualization",
+            labels={"result": "Figure 9", "shows": "mask-out maps"},
         ),
     log:
         LOGS / "figure9.log",
