@@ -1,6 +1,6 @@
 # `make` lists what there is to do. Works from the repository's root, with GNU make 3.81 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan test slurm lint docs format bench lock clean
+.PHONY: help setup demo controls plan test slurm lint docs format bench lock clean
 
 # Any of these can be set on the command line, e.g. `make demo CORES=4`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -24,6 +24,24 @@ help: ## List the targets
 demo: setup ## Run the whole study in a small rendered world: minutes on 2 cores, no GPU, no network
 	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES)
 	@echo 'Open results/demo/report.html; beside it, tables are *.csv, figures *.png and *.pdf'
+
+# Worlds with fainter objects and with other classes, and training on permuted labels. Each world is
+# a small study of its own, whose outcome the demo's claims take in.
+FAINT := 0.00 0.12 0.25 0.50
+IN_WORLD = $(IN_VENV) snakemake --cores $(CORES) --configfile config/controls/$(1).yaml
+AT_CONTRAST = $(call IN_WORLD,contrast) --config results=$(1) world=config/controls/worlds/$(notdir $(1)).yaml \
+	data=$(1:results/%=data/%) state=$(1:results/%=state/%) mirror=$(1:results/%=data/%)/mirror \
+	checksums=$(1:results/%=data/%)/mirror/SHA256SUMS --
+SHUFFLED := $(foreach seed,0 1 2 3 4,results/demo/controls/shuffled_finetuning/caltech256/imagenet_cls/seed$(seed)/metrics.json)
+FAINT_WORLDS := $(FAINT:%=results/demo/controls/contrast_%)
+
+controls: demo ## Run the controls that the demo leaves out: about half an hour on 2 cores
+	$(foreach world,$(FAINT_WORLDS),$(call AT_CONTRAST,$(world)) $(world)/table6.csv &&) true
+	$(call AT_CONTRAST,$(firstword $(FAINT_WORLDS))) $(foreach n,2 4 5,$(firstword $(FAINT_WORLDS))/table$(n).csv)
+	$(call IN_WORLD,part_only) -- results/demo/controls/part_only/claims.csv
+	$(call IN_WORLD,extent_only) -- results/demo/controls/extent_only/claims.csv
+	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES) -- $(SHUFFLED)
+	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES)
 
 plan: setup ## Jobs, GPU-hours, disk and logins of a study: make plan GPUS=8 STUDY=config/demo.yaml
 	$(IN_VENV) python scripts/plan.py --gpus $(GPUS) --cores $(CORES) -- --configfile $(STUDY)

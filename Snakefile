@@ -20,6 +20,7 @@ include: "workflow/rules/detection.smk"
 include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
+include: "workflow/rules/controls.smk"
 include: "workflow/rules/visualization.smk"
 include: "workflow/rules/report.smk"
 
@@ -46,6 +47,7 @@ localrules:
     figure4,
     figure6,
     figure7,
+    dial,
     figure8,
     figure9,
     report,

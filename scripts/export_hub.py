@@ -10,6 +10,7 @@ from timm.models import save_for_hf
 
 from detransfer.backbone import build, load_backbone, read_weights
 from detransfer.console import InputError, run
+from detransfer.files import atomic
 from detransfer.training_run import architecture_of
 
 DESCRIPTION = """\
@@ -51,7 +52,8 @@ def main() -> None:
     )
     shutil.copyfile(arguments.backbone, folder / WEIGHTS)  # the same weights, with their header
     text = arguments.card.read_text().replace(arguments.backbone.name, WEIGHTS)
-    (folder / "README.md").write_text(text)
+    with atomic(folder / "README.md") as temporary:
+        temporary.write_text(text)
     if choice.file is not None:
         shutil.copy(choice.file, folder)
 

@@ -145,7 +145,7 @@ def _plane(panel: plt.Axes, plane: pd.DataFrame, chosen: list[int], names: list[
         panel.scatter(
             own["x"],
             own["y"],
-            s=2 * size,
+            s=np.maximum(2 * size, 7),
             color=colour,
             marker=marker,
             linewidths=0,

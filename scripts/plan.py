@@ -43,12 +43,14 @@ STEPS_UP = 2  # folders between a run and its target's: the pre-training's and t
 class Rate(Strict):
     """The speed of a rule where none has been measured; see config/rates.yaml."""
 
-    unit: Literal["trained", "tested", "images", "bytes", "jobs"]
-    per_second: float = Field(gt=0)
-    factor: float = Field(1.0, gt=0)
+    unit: Literal["trained", "tested", "images", "bytes", "jobs"] = Field(
+        description="what is counted"
+    )
+    per_second: float = Field(gt=0, description="how many of them one GPU or core does a second")
+    factor: float = Field(1.0, gt=0, description="how often each is done")
     megabytes: float = Field(0.0, ge=0, description="files that a job leaves")
     kilobytes: float = Field(0.0, ge=0, description="files that a job leaves for each image")
-    source: str
+    source: str = Field(description="who says so")
 
 
 class Rates(Strict):

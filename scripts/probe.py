@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import detransfer
-from detransfer.classification.accuracy import accuracy, bootstrap_interval
+from detransfer.classification.accuracy import accuracy, bootstrap_interval, permuted
 from detransfer.classification.neighbours import neighbour_votes
 from detransfer.classification.probe import (
     Data,
@@ -78,6 +78,7 @@ def parse() -> argparse.Namespace:
     add("--eval-split", required=True, help="split to test on")
     add("--recipe", type=Path, required=True, help="recipe of the probe")
     add("--curves", action="store_true", help="few-shot probes and nearest neighbours as well")
+    add("--shuffle-labels", action="store_true", help="a control: permute the training labels")
     add("--threads", type=int, default=1, help="processor cores to use")
     add("--pretraining", required=True, help="name of the run's pre-training, for the record")
     add("--target", required=True, help="name of the run's target, for the record")
@@ -220,7 +221,9 @@ def comparability(
 ) -> dict[str, str | int | float]:
     """Return what decides what the numbers mean, but for the network."""
     view = found.header["view"]
+    labels = {"labels": "permuted"} if arguments.shuffle_labels else {}
     return {
+        **labels,
         "evaluation_data": index.split(arguments.eval_split).digest(),
         "evaluation_split": arguments.eval_split,
         "training_data": index.split(*arguments.splits).digest(),
@@ -262,6 +265,8 @@ def main() -> None:
     origin = provenance(arguments.weights, read_header(arguments.weights), code, "cpu")
     for layer in arguments.layers:
         task, out = load_task(arguments, found, index, layer), arguments.output / layer
+        if arguments.shuffle_labels:
+            task = replace(task, known=permuted(task.known, arguments.seed))
         with threadpool_limits(arguments.threads):
             metrics, fit = score(task, recipe, arguments, found.images, out)
         run_name = RunName(f"probe/{layer}", *name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from detransfer.classification.accuracy import accuracy
+from detransfer.classification.accuracy import accuracy, permuted
 from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, labelled_images
 from detransfer.classification.search import chosen_recipe
@@ -31,12 +31,25 @@ def training_score(model: Classifier, job: TrainingJob) -> float:
     return accuracy(shown.class_ids, predicted).top1
 
 
+def with_permuted_labels(job: TrainingJob) -> TrainingJob:
+    """Return the job with the classes dealt out among the images anew, by its seed: a control."""
+    images = job.index.images
+    class_ids = permuted(images["class_id"].to_numpy(), job.run.seed)
+    index = replace(job.index, images=images.assign(class_id=class_ids))
+    return replace(job, index=index, identity={**job.identity, "data_digest": index.digest()})
+
+
 def main() -> None:
     parser = training_arguments(DESCRIPTION)
     parser.add_argument("--search", type=Path, help="search.csv, where the recipe searches")
+    parser.add_argument(
+        "--shuffle-labels", action="store_true", help="a control: permute the training labels"
+    )
     arguments = parser.parse_args()
     recipe = load_recipe_file(arguments.recipe, ClassificationRecipe)
     job = open_job(arguments, Path(__file__), [arguments.search] if arguments.search else [])
+    if arguments.shuffle_labels:
+        job = with_permuted_labels(job)
     recipe = chosen_recipe(recipe, arguments.search, arguments.recipe)
     classes = job.index.classes["name"].tolist()
     images = labelled_images(job.index, recipe.images)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -196,6 +197,7 @@ class Study(Strict):
         None, description="sha256sum file that replaces the catalog's checksums"
     )
     render_world: bool = Field(False, description="render the archives into `mirror` first")
+    world: Place | None = Field(None, description="recipe of that world; null: the study's own")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(
         min_length=1, description="every pre-training is fine-tuned once with each"
     )
@@ -286,6 +288,14 @@ class Study(Strict):
         """The controls, which are trained by the recipe of what they repeat."""
         return {name: p for name, p in self.pretrainings.items() if isinstance(p, Matched)}
 
+    @property
+    def twins(self) -> dict[str, str]:
+        """Pre-trainings on detection, each with another one of the same data set and start."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for name, given in self.detectors.items():
+            alike.setdefault((given.dataset, given.start), []).append(name)
+        return {name: other for names in alike.values() for name, other in pairwise(names)}
+
     def source(self, name: str) -> Trained:
         """What a trained or matched pre-training is trained on; a matched one: as its original."""
         pretraining = self.pretrainings[name]
@@ -298,6 +308,11 @@ class Study(Strict):
     def targets_of(self, task: str) -> dict[str, Target]:
         """The targets with a given task."""
         return {name: target for name, target in self.targets.items() if target.task == task}
+
+    @property
+    def world_recipe(self) -> Path:
+        """The recipe file of the rendered world."""
+        return self.world or self.recipe("world")
 
     def recipe(self, stage: str) -> Path:
         """The recipe file of a stage, such as ``finetune_caltech256``."""

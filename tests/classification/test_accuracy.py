@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import Tensor, nn
 
 from detransfer.backbone import build
-from detransfer.classification.accuracy import accuracy, bootstrap_interval
+from detransfer.classification.accuracy import accuracy, bootstrap_interval, permuted
 from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, LabelledImages
 from detransfer.recipes import ClassificationRecipe, ImageRecipe
@@ -32,6 +32,16 @@ def test_accuracies_and_floors_are_scikit_learns(seed: int) -> None:
     guess = constant.predict(truth[:, None])
     assert ours.top1_floor == pytest.approx(100 * accuracy_score(truth, guess))
     assert ours.mean_class_floor == pytest.approx(100 * balanced_accuracy_score(truth, guess))
+
+
+def test_permuted_labels_are_the_same_in_another_order() -> None:
+    truth = np.repeat(np.arange(10), 200)
+    dealt = permuted(truth, 0)
+    np.testing.assert_array_equal(np.sort(dealt), truth)
+    np.testing.assert_array_equal(dealt, permuted(truth, 0))
+    assert not np.array_equal(dealt, permuted(truth, 1))
+    # An image keeps its class as often as any other has it: 10 %, with deviation 0.7 %.
+    assert (dealt == truth).mean() == pytest.approx(0.1, abs=0.02)
 
 
 def test_an_answer_that_is_never_the_truth_is_only_wrong() -> None:

@@ -120,6 +120,21 @@ def test_the_scores_are_those_of_the_predictions(probed: Path) -> None:
     assert classes["accuracy"].mean() == pytest.approx(metrics.metric("mean_class_accuracy").value)
 
 
+def test_permuted_labels_teach_nothing(probed: Path, repository: Path, tmp_path: Path) -> None:
+    words = write_world(tmp_path)
+    call(repository / "scripts/probe.py", [*words, "--layers=conv5", "--shuffle-labels"])
+    plain, permuted = (
+        read_metrics(folder / "run/conv5/metrics.json") for folder in (probed, tmp_path)
+    )
+    assert permuted.comparability == {**plain.comparability, "labels": "permuted"}
+    assert permuted.metric("top1").value < 65 < plain.metric("top1").value
+    assert permuted.fit["training_score"] < 70  # of the labels that it was given
+    # The test images keep their classes.
+    columns = ["image_id", "class_id"]
+    tables = [pd.read_parquet(f / "run/conv5/predictions.parquet") for f in (probed, tmp_path)]
+    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+
+
 def test_the_path_is_kept_and_says_what_was_chosen(probed: Path) -> None:
     path = pd.read_csv(probed / "run/conv5/path.csv")
     fit = read_metrics(probed / "run/conv5/metrics.json").fit

@@ -121,6 +121,24 @@ class Programs:
             self.start_program(loaded, "train_classifier", options)
         return seen[0]
 
+    def taught(self, *flags: str) -> tuple[list[int], str]:
+        """Return the classes that the program trains on, in order, and the digest of its data."""
+        loaded = runpy.run_path(str(self.scripts / "train_classifier.py"))
+        seen: list[int] = []
+
+        def train(model: nn.Module, examples: Epoch, *rest: object) -> Fit:
+            images = examples(0)
+            seen.extend(int(images[row].target) for row in range(len(images)))  # type: ignore[arg-type]
+            return Fit(1, 1, 1.0, 1.0, 1.0, "cpu", 1, {})
+
+        words = [f"--{name}={value}" for name, value in self.training_options("taught", 3).items()]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(loaded["main"].__globals__, "train", train)
+            patch.setattr(sys, "argv", ["train_classifier.py", *words, *flags])
+            loaded["main"]()
+        header = read_weights(self.folder / "taught" / "model.safetensors")[1]
+        return seen, header["data_digest"]
+
     def classify(self, run: Path, index: Path | None = None) -> Path:
         self.call(
             "classify",
@@ -237,3 +255,11 @@ def test_a_classifier_needs_nothing_but_its_file(trained: Path, tmp_path: Path) 
     plain = colours[:, :, None, None].expand(3, 3, 32, 32).contiguous()
     with torch.inference_mode():
         assert model(plain).argmax(1).tolist() == [0, 1, 2]
+
+
+def test_labels_can_be_permuted_as_a_control(programs: Programs) -> None:
+    plain, digest = programs.taught()
+    permuted, other = programs.taught("--shuffle-labels")
+    assert sorted(plain) == sorted(permuted) and plain != permuted
+    assert digest != other  # and so its numbers stand in no table beside the others
+    assert programs.taught("--shuffle-labels") == (permuted, other)

@@ -20,6 +20,7 @@ SEEDS, DETECTORS = 3, 3
 RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
 DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
 BY_HAND = {
+    "dial.py",
     "plan.py",
     "export_hub.py",
     "status.py",
@@ -29,8 +30,8 @@ BY_HAND = {
     "inspect_chips.py",
 }
 CLASSIFIED, PROBED = 3, 4  # targets of classification; those and the first of detection
-LOCAL = {"all", "report", "model_card", "diagnosis", "few_shot", "breakdown", "table4_classes"}
-LOCAL |= {"coco_finetuning", "pretraining_quality"}
+LOCAL = {"all", "diagnosis", "few_shot", "breakdown", "table4_classes", "dial", "report"}
+LOCAL |= {"coco_finetuning", "pretraining_quality", "model_card"}
 LOCAL |= {*(f"table{number}" for number in range(1, 8))}
 LOCAL |= {*(f"figure{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9))}  # and 5 where it runs
 SHARED = {"fetch", "import_backbone", "export_backbone", "pretrain_classifier"}
@@ -107,6 +108,9 @@ def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
         "extract_detector_features": PROBED * DETECTORS,
         "probe": PROBED * RUNS,
         "probe_head": DETECTORS * SEEDS,
+        "floors": 5,  # of targets that VOC's metric, masks or classes are about
+        "probe_shuffled": CLASSIFIED * 5,  # five draws
+        "claims": 1,
         **{f"table{number}": 1 for number in range(1, 8)},
         "mask_out": PROBED * RUNS // SEEDS,
         "map_activations": RUNS // SEEDS,  # of the images with masks
@@ -268,11 +272,11 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
     assert leased == {name for name, rule in rules.items() if "gpu" in rule["resources"]}
     trainings = {"pretrain_classifier", "pretrain_detector", "pretrain_labels"}
     trainings |= {"finetune_classifier", "search_classifier", "finetune_detector"}
-    trainings |= {"finetune_segmenter"}
+    trainings |= {"finetune_segmenter", "finetune_shuffled"}
     mining = {"mine_for_pretraining", "mine_for_target"}
     features = {"extract_features", "extract_detector_features"}
-    running = {"detect", "detect_in_pretraining", "classify", "segment"}
-    running |= {"mask_out", "map_activations"}
+    running = {"detect", "detect_in_pretraining", "classify", "classify_shuffled", "segment"}
+    running |= {"map_activations", "mask_out"}
     assert leased == trainings | mining | features | running
     for name in leased:
         command = rules[name]["command"]

@@ -24,6 +24,7 @@ from PIL import Image
 
 from detransfer.imports import imported_files
 from detransfer.report.metrics import read_metrics
+from detransfer.report.statements import STATEMENTS
 from tests.workflow.checkout import ENVIRONMENT, Checkout, Result, copy_repository
 from tests.workflow.tiny import CLASSES, PRETRAININGS, write_configuration
 
@@ -33,6 +34,7 @@ RUNS = len(PRETRAININGS)  # of each target: one seed
 WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
 SEGMENTED = len(WITH_MASKS)
 DATASETS = 5
+SHUFFLED = 5  # draws of permuted labels
 FORMS = ("csv", "pdf", "png")  # of a figure
 WORDS = ("--configfile", "config/tiny.yaml", "--cores", "2")
 EVERYTHING = {
@@ -51,6 +53,7 @@ EVERYTHING = {
     "detect_in_pretraining": 1,
     "evaluate_pretraining": 1,
     "export_backbone": 3,
+    "model_card": RUNS,
     "finetune_detector": RUNS,
     "detect": RUNS,
     "evaluate_detections": RUNS,
@@ -77,12 +80,17 @@ EVERYTHING = {
     "breakdown": 1,
     "diagnosis": 1,
     "pretraining_quality": 1,
+    "floors": 3,
+    "leaks": 2,  # of images with a class or boxes
+    "probe_shuffled": SHUFFLED,
+    "claims": 1,
     "report": 1,
     "all": 1,
 }
 QUALITY = {"evaluate_pretraining": 1, "pretraining_quality": 1}
 SCORING = {
     "evaluate_detections": RUNS,
+    "claims": 1,
     "table2": 1,
     "figure1": 1,
     "figure2": 1,
@@ -91,6 +99,7 @@ SCORING = {
 }
 DIAGNOSIS = {
     "diagnose_detections": RUNS,
+    "claims": 1,
     "table3": 1,
     "diagnosis": 1,
     "figure2": 1,
@@ -98,15 +107,24 @@ DIAGNOSIS = {
     "all": 1,
 }
 SCORED_MASKS = {"evaluate_segmentation": SEGMENTED, "table4": 1, "table4_classes": 1}
-SCORED_MASKS |= {"figure3": 1, "figure4": 1, "report": 1, "all": 1}
+SCORED_MASKS |= {"claims": 1, "figure3": 1, "figure4": 1, "report": 1, "all": 1}
 MASKS = {"finetune_segmenter": SEGMENTED, "segment": SEGMENTED, **SCORED_MASKS}
 RECORDED = {"extract_features": RUNS - 1, "extract_detector_features": 1}  # of one data set
 RECORDED |= {"probe": RUNS, "breakdown": 1, "mask_out": RUNS, "figure9": 1}
-MAPPED = {"map_activations": RUNS, "figure8": 1}
-PROBED = {**RECORDED, "probe_head": 1, "few_shot": 1, "table6": 1, "table7": 1}
+MAPPED = {"map_activations": RUNS, "figure8": 1, "claims": 1}
+PROBED = {
+    **RECORDED,
+    "probe_head": 1,
+    "probe_shuffled": SHUFFLED,
+    "claims": 1,
+    "few_shot": 1,
+    "table6": 1,
+    "table7": 1,
+}
 SPACES = {"cluster_features": RUNS, "embed_features": RUNS, "similarity": 1, "explorer": 1}
-SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1}
-CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "table5": 1, "report": 1, "all": 1}
+SPACES |= {"figure5": 1, "figure6": 1, "figure7": 1, "claims": 1}
+CLASSIFICATION = {"finetune_classifier": RUNS, "classify": RUNS, "claims": 1}
+CLASSIFICATION |= {"table5": 1, "report": 1, "all": 1}
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +175,7 @@ def test_the_study_runs_to_its_end(study: tuple[Checkout, Result]) -> None:
     figures = {f"{name}.{form}" for name in drawn for form in FORMS}
     tables = {f"table{number}.csv" for number in range(1, 8)}
     tables |= {"pretraining.csv", "table4_classes.csv", "breakdown.csv", "similarity.csv"}
+    tables |= {"claims.csv", "controls.csv"}
     tables |= {f"figure{number}_images.csv" for number in (8, 9)}
     assert made == tables | figures | {"world.png", "explorer.html"}
     logs = {str(file.relative_to(results / "logs")) for file in results.glob("logs/**/*.log")}
@@ -219,6 +238,23 @@ def test_segmentation_is_tabulated_and_drawn(tiny: Checkout) -> None:
     assert set(curves["run"]) == set(WITH_MASKS) and set(curves["width"]) == set(range(1, 41))
 
 
+def test_claims_are_tested_and_controls_are_run(tiny: Checkout) -> None:
+    folder = tiny.folder / "results" / "tiny"
+    claims = pd.read_csv(folder / "claims.csv")
+    assert {statement.id for statement in STATEMENTS} == set(claims["claim"])
+    tested = claims[claims["effect"].notna()]
+    assert set(tested["verdict"]) <= {"inconclusive", "invalid"}  # of one seed, of a few images
+    assert {"map50", "miou", "finetuned_top1", "frozen_top1"} <= set(tested["claim"])
+    assert set(tested.loc[tested["baseline"] == "imagenet_cls", "matched"].dropna()) == {
+        "coco_labels"
+    }
+    controls = pd.read_csv(folder / "controls.csv")
+    oracle = controls[controls["control"] == "oracle"]
+    assert len(oracle) == 7 and (oracle["holds"] == "yes").all()
+    absent = set(controls.loc[controls["holds"] == "not run", "control"])
+    assert absent == {"shuffled_finetuning", "destroyed", "dial", "worlds"}
+
+
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
     files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
     assert len(files) == 2 * RUNS + SEGMENTED  # detection, classification; segmentation
@@ -241,11 +277,11 @@ def test_a_finished_study_has_nothing_to_do(tiny: Checkout) -> None:
 def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
     recipes = tiny.folder / "config" / "recipes" / "tiny"
     with edited(recipes / "finetune_caltech256.yaml"):
-        assert tiny.plan(*WORDS) == CLASSIFICATION
+        assert tiny.plan(*WORDS) == {**CLASSIFICATION, "floors": 1}
     with edited(recipes / "evaluate_voc_detection.yaml"):
-        assert tiny.plan(*WORDS) == {"detect": RUNS, **SCORING, **DIAGNOSIS}
+        assert tiny.plan(*WORDS) == {"detect": RUNS, "floors": 1, **SCORING, **DIAGNOSIS}
     with edited(recipes / "finetune_voc_segmentation.yaml"):
-        assert tiny.plan(*WORDS) == MASKS
+        assert tiny.plan(*WORDS) == {**MASKS, "floors": 1}
     assert tiny.plan(*WORDS) == {}  # the old content is back
 
 
@@ -254,9 +290,9 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
     programs = (tiny.folder / "scripts").glob("*.py")
     package = tiny.folder / "src/detransfer"
     users = {each.stem for each in programs if module in imported_files(each, package)}
-    assert users == {"evaluate_detections"}
+    assert users == {"evaluate_detections", "claims", "floors"}
     with edited(module):
-        assert tiny.plan(*WORDS) == {**QUALITY, **SCORING}
+        assert tiny.plan(*WORDS) == {**QUALITY, **SCORING, "floors": 3}
     with edited(tiny.folder / "scripts" / "figure1.py"):
         assert tiny.plan(*WORDS) == {"figure1": 1, "report": 1, "all": 1}
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
@@ -268,7 +304,7 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
 def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
     """index.py loads its reader by name; of all readers only the data set's own counts."""
     with edited(tiny.folder / "src/detransfer/data/readers/voc_segmentation.py"):
-        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, **MAPPED, **MASKS}
+        assert tiny.plan(*WORDS) == {"index": 1, "check_dataset": 1, "floors": 1, **MAPPED, **MASKS}
     with edited(tiny.folder / "src/detransfer/data/readers/voc.py"):
         assert tiny.plan(*WORDS) == {
             "index": 2,  # the masks' reader takes its lists of images from it
@@ -277,6 +313,8 @@ def test_an_edited_reader_makes_stale_what_it_reads(tiny: Checkout) -> None:
             "describe_dataset": 1,
             "table1": 1,
             "finetune_detector": RUNS,
+            "floors": 2,
+            "leaks": 1,
             **RECORDED,
             **MAPPED,
             **MASKS,
@@ -299,6 +337,7 @@ def test_an_entry_of_the_catalog_makes_stale_its_own_data_set(tiny: Checkout) ->
     text = catalog.read_text()
     own = {"check_dataset": 1, "describe_dataset": 1, "table1": 1, **PROBED, **SPACES}
     own |= CLASSIFICATION
+    own |= {"floors": 1, "leaks": 1}
     sums = yaml.safe_load(text)["archives"]
     for archive, planned in (
         ("256_ObjectCategories.tar", {"fetch": 1, "extract": 1, "index": 1, **own}),
@@ -359,8 +398,8 @@ def test_snakemakes_report_holds_the_tables_and_their_captions(tiny: Checkout) -
     assert result.code == 0, result.output
     report = html.unescape((tiny.folder / "report.html").read_text())
     for caption in (tiny.folder / "workflow" / "report").glob("*.rst"):
-        if caption.stem == "coco_finetuning":
-            continue  # of a target that the study does not have
+        if caption.stem in ("coco_finetuning", "dial"):
+            continue  # of a target, and of worlds, that the study does not have
         words = re.split(r"{{.*?}}|\*", caption.read_text().partition("\n")[0])
         assert max(words, key=len) in report, caption.name
     tables = [f"table{number}.csv" for number in range(1, 8)]

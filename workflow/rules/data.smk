@@ -4,7 +4,7 @@ if STUDY.render_world:
 
     rule render_world:
         input:
-            recipe=STUDY.recipe("world"),
+            recipe=STUDY.world_recipe,
             code=code("render_world"),
         output:
             expand("{mirror}/{archive}", mirror=STUDY.mirror, archive=ARCHIVES),

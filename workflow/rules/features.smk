@@ -114,7 +114,7 @@ rule figure5:
     input:
         features=analysed_features(),
         clusters=of_spaces("clusters.parquet"),
-        truth=[[*index_files(folder.name), images(folder.name)] for folder in ANALYSED_INDICES],
+        truth=[[*index_files(name), images(name)] for name in ANALYSED_DATASETS],
         recipe=STUDY.recipe("analysis"),
         code=code("figure5"),
     output:
@@ -177,7 +177,7 @@ rule figure6:
 rule figure7:
     input:
         embeddings=of_spaces("embedding.parquet"),
-        truth=[index_files(folder.name) for folder in ANALYSED_INDICES],
+        truth=[index_files(name) for name in ANALYSED_DATASETS],
         recipe=STUDY.recipe("analysis"),
         code=code("figure7"),
     output:

@@ -188,7 +188,7 @@ rule figure1:
 rule table7:
     input:
         conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", STUDY.detectors),
-        heads=probes(CLASSIFIED[:1], "head", STUDY.detectors),
+        heads=HEADS,
         published=STUDY.published / "table7.csv",
         code=code("table7"),
     output:
@@ -205,7 +205,7 @@ rule table7:
     conda:
         "../../envs/report.yaml"
     params:
-        heads=head_metrics(probes(CLASSIFIED[:1], "head", STUDY.detectors)),
+        heads=head_metrics(HEADS),
     shell:
         "python scripts/table7.py {input.conv5} {params.heads} --published {input.published} "
         "--output {output} 2> {log}"
@@ -419,6 +419,68 @@ rule figure4:
     shell:
         "python scripts/figure4.py {params.runs} {params.contrasts} --csv {output.table} "
         "--pdf {output.pdf} --png {output.png} 2> {log}"
+
+
+rule claims:
+    input:
+        runs=[claimed(task, file) for task, files in CLAIMED.items() for file in files],
+        heads=HEADS,
+        maps=[visualized(VISUALIZED, file) for file in ("metrics.json", "images.parquet")],
+        spaces=[of_spaces(file) for file in SPACE_FILES],
+        indices=[index_files(target.dataset) for target in STUDY.targets.values()],
+        published=sorted(STUDY.published.glob("*.csv")),
+        lines=lines(),
+        shuffled=permuted("probe"),
+        refined=[file for file in permuted("finetuning", "metrics.json") if file.exists()],
+        dial=RESULTS / "dial.csv" if dial_points() else [],
+        blank=[folder / "metrics.json" for folder in blank_runs()],
+        worlds=other_worlds("*_only/claims.csv"),
+        code=code("claims"),
+    output:
+        controls=report(
+            RESULTS / "controls.csv",
+            caption="../report/controls.rst",
+            category="Claims",
+            labels={"table": "controls", "shows": "what must hold before a verdict counts"},
+        ),
+        claims=report(
+            RESULTS / "claims.csv",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"table": "claims", "shows": "a verdict on each statement of the paper"},
+        ),
+    log:
+        LOGS / "claims.log",
+    benchmark:
+        TIMES / "claims.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=STUDY.resources.predict.mem_mb,
+        runtime=STUDY.resources.predict.runtime,
+    params:
+        published=STUDY.published,
+        runs=[folder for task in CLAIMED for folder in claimed(task, "")],
+        maps=visualized(VISUALIZED, ""),
+        spaces=spaces(*SPACE_FILES),
+        layers=[file.parent for file in head_metrics(HEADS)],
+        indices=tested_targets(),
+        design=design(),
+        shuffled=[f"--shuffled-probe {folder / 'conv5'}" for folder in permuted("probe")],
+        refined=[
+            f"--shuffled-finetuning {folder}"
+            for folder in permuted("finetuning")
+            if (folder / "metrics.json").exists()
+        ],
+        dial=f"--dial {RESULTS / 'dial.csv'}" if dial_points() else "",
+        blank=[f"--blank {folder}" for folder in blank_runs()],
+        worlds=[f"--world {file.parent.name} {file}" for file in other_worlds("*_only/claims.csv")],
+    shell:
+        "python scripts/claims.py {params.runs} {params.layers} {params.maps} {params.indices} "
+        "{params.spaces} {params.design} --published {params.published} --lines {input.lines} "
+        "{params.shuffled} {params.refined} {params.dial} {params.blank} "
+        "{params.worlds} --controls {output.controls} --output {output.claims} 2> {log}"
 
 
 rule report:

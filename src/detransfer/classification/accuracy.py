@@ -9,6 +9,7 @@ import numpy as np
 from detransfer.console import InputError
 
 HELD_OUT = 5  # one image of so many is held out
+PERMUTED = 1_000_003  # keeps the draw of permuted labels apart from all others of a seed
 RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # percent: a 95 % interval
 
@@ -68,6 +69,11 @@ def held_out(class_ids: np.ndarray, seed: int) -> np.ndarray:
             "choose by; add images, or give one penalty, one learning rate and one weight decay"
         )
     return chosen
+
+
+def permuted(class_ids: np.ndarray, seed: int) -> np.ndarray:
+    """Return the classes (n,) dealt out among the images anew: what is learnt then is nothing."""
+    return np.random.default_rng((seed, PERMUTED)).permutation(class_ids)
 
 
 def place_in_class(class_ids: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -100,7 +100,7 @@ def _leak(place: str, name: str, dataset: Dataset) -> str:
 
 def _check_world(study: Study, catalog: Catalog, datasets: dict[str, Dataset]) -> None:
     """Raise InputError for a world that cannot be rendered, or not for all data sets."""
-    load_recipe_file(study.recipe("world"), WorldRecipe)
+    load_recipe_file(study.world_recipe, WorldRecipe)
     rendered = {name for known in RENDERED for name in catalog.datasets[known].fetched}
     for name, dataset in datasets.items():
         for archive in dataset.fetched:

@@ -55,6 +55,30 @@ def seven_curves(
     return precision
 
 
+def judged(
+    objects: pd.DataFrame, detections: pd.DataFrame, found: Candidates, least: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what becomes of the detections of each class at an IoU of ``least``, best first.
+
+    For each class the rows of its detections that count, and 1 for a true positive, 0 for one that
+    is ignored, -1 for a false positive. ``found`` are the candidates at an overlap of ``least`` or
+    less.
+    """
+    object_class = objects["class_id"].to_numpy()
+    ignored = (objects["difficult"] | objects["crowd"]).to_numpy(bool)
+    crowd = objects["crowd"].to_numpy(bool)
+    order = _curve_order(detections["image_id"].to_numpy(), detections["score"].to_numpy(), found)
+    result = []
+    for class_id, places in enumerate(order):
+        own = object_class == class_id
+        free = ~own | ignored
+        pairs = _best_first(found, class_id, free)
+        chosen = pairs[own[found.item[pairs]] & (found.overlap[pairs] >= least)]
+        outcome = _outcomes(found, class_id, chosen, free, crowd)
+        result.append((found.row[found.bounds[class_id] + places], outcome[places]))
+    return result
+
+
 def _curve_order(image_id: np.ndarray, score: np.ndarray, found: Candidates) -> list[np.ndarray]:
     """Return, for each class, which of its detections make up its curves, in COCO's order.
 

@@ -47,6 +47,8 @@ def _library() -> tuple[Any, str]:
     scikit-learn-intelex (Linux on x86) computes what scikit-learn does, in a fraction of the time.
     """
     try:
-        return importlib.import_module(FASTER), "scikit-learn-intelex"
+        faster = importlib.import_module(FASTER)
+        logging.getLogger("sklearnex").setLevel(logging.WARNING)  # it tells of every call
+        return faster, "scikit-learn-intelex"
     except ImportError:
         return importlib.import_module(PLAIN), "scikit-learn"

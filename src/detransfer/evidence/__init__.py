@@ -1,0 +1,1 @@
+"""What runs of all tasks say, image by image: what claims and controls are tested on."""

@@ -1,0 +1,82 @@
+"""Answers without a network: the truth reaches 100, the others what one works out by hand."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from detransfer.data.index import BOX, OBJECT_TYPES, Index
+from detransfer.data.masks import VOID
+from detransfer.recipes import ScaleRecipe
+
+
+@pytest.fixture(scope="module")
+def program(repository: Path) -> dict[str, Any]:
+    return runpy.run_path(str(repository / "scripts" / "floors.py"), run_name="program")
+
+
+def index(boxes: list[tuple[int, int, list[float]]], images: int = 4) -> Index:
+    """Return images of 100 x 80 pixels with (image, class, box) objects of two classes."""
+    table = pd.DataFrame(
+        {"image_id": range(images), "path": "a", "width": 100, "height": 80, "split": "test"}
+    )
+    flags = {name: False for name, kind in OBJECT_TYPES.items() if kind == "bool"}
+    objects = pd.DataFrame([box for _, _, box in boxes], columns=BOX).assign(
+        image_id=[image for image, _, _ in boxes], class_id=[c for _, c, _ in boxes], **flags
+    )
+    classes = pd.DataFrame({"class_id": [0, 1], "name": ["a", "b"]})
+    classes = classes.assign(source_id="", superclass="")
+    return Index(table, objects.astype(OBJECT_TYPES), classes, Path())
+
+
+CENTRAL = [30.0, 20.0, 70.0, 60.0]
+CORNER = [0.0, 0.0, 20.0, 20.0]
+
+
+def test_the_mean_box_finds_what_lies_where_it_does(program: dict[str, Any]) -> None:
+    central = index([(image, 0, CENTRAL) for image in range(4)])
+    guess = program["centred_boxes"](central, central)
+    assert len(guess) == 4 and (guess["score"] == 1).all()
+    np.testing.assert_allclose(guess[BOX].to_numpy(), [CENTRAL] * 4)
+    assert program["voc_map"](central, guess) == [100, 100, 100]
+    corners = index([(image, 0, CORNER) for image in range(4)])
+    assert program["voc_map"](corners, program["centred_boxes"](central, corners)) == [0, 0, 0]
+
+
+def test_the_truth_is_right_and_that_of_other_images_is_not(program: dict[str, Any]) -> None:
+    some = index([(0, 0, CENTRAL), (1, 1, CORNER), (2, 0, CORNER), (3, 1, CENTRAL)])
+    truth = some.objects.assign(score=1.0)
+    assert program["voc_map"](some, truth) == [100, 100, 100]
+    others = program["other_images"](some, truth)
+    assert program["voc_map"](some, others) == [0, 0, 0]
+    assert sorted(others["image_id"]) == [0, 1, 2, 3]
+
+
+def test_objects_in_the_range_of_some_scale(program: dict[str, Any]) -> None:
+    some = index([(0, 0, CENTRAL), (1, 1, CORNER)])  # of sizes 40 and 20
+    small = ScaleRecipe(factor=1.0, valid_range=(0, 30))
+    large = ScaleRecipe(factor=1.0, valid_range=(35, None))
+    assert program["reachable"](some, (small,)) == 0.5
+    assert program["reachable"](some, (small, large)) == 1.0
+
+
+def test_a_disc_of_a_share_of_the_image(program: dict[str, Any]) -> None:
+    mask = program["disc"](np.zeros((80, 100), np.uint8), 0.2, 3)
+    assert (mask == 3).mean() == pytest.approx(0.2, abs=0.003)
+    assert mask[40, 50] == 3 and mask[0, 0] == 0
+    assert (mask == mask[::-1]).all() and (mask == mask[:, ::-1]).all()
+
+
+def test_void_is_answered_by_background(program: dict[str, Any]) -> None:
+    known = program["known"](np.array([[VOID, 2], [0, VOID]], np.uint8))
+    assert known.tolist() == [[0, 2], [0, 0]]
+
+
+def test_an_oracle_that_errs_fails(program: dict[str, Any]) -> None:
+    assert program["oracle"]("voc", "mAP", 100.0)["holds"] == "yes"
+    assert program["oracle"]("voc", "mAP", 99.999)["holds"] == "no"
