@@ -62,9 +62,10 @@ class List:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, drawn from the table of the same name."""
+    """A picture, drawn from the table of the same name; ``command``, if a file's name is none."""
 
     name: str
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ DESCRIBED = {
     "images": ("train_images", "eval_images"),
     "objects": ("train_objects", "eval_objects"),
 }
-CONTROLS: tuple[Item, ...] = (Gates("controls"), Figure("dial"))
+CONTROLS: tuple[Item, ...] = (Gates("controls"), Figure("dial", "make controls"))
 DIGESTED = ("recipe", "data", "start", "code")
 PAPER_SECTIONS = {
     "4.1": "Detection (section 4.1)",
@@ -196,7 +197,8 @@ def part(item: Item, study: Study, anchors: set[str]) -> Part:
     caption = caption_of(item, study)
     path = study.results / shown(item)
     if not path.is_file():
-        return Part(shown(item), caption.title, command=f"{study.command} {path}")
+        own = item.command if isinstance(item, Figure) else ""
+        return Part(shown(item), caption.title, command=own or f"{study.command} {path}")
     names = [f"{item.name}.{kind}" for kind in ("csv", "png", "pdf", "html")]
     files = tuple(name for name in names if (study.results / name).is_file())
     if isinstance(item, Figure):

@@ -156,6 +156,7 @@ def test_what_is_missing_says_which_command_makes_it(write: Write, tmp_path: Pat
     page = write(results, "--command", "snakemake --configfile config/demo.yaml --")
     for name in ("claims.csv", "controls.csv", "table2.csv", "figure4.png", "pretraining.csv"):
         assert f"snakemake --configfile config/demo.yaml -- {results / name}</code>" in page
+    assert "This makes it: <code>make controls</code>" in page  # the dial: of other worlds
     assert "No benchmark" in page and "No run" in page and "None" not in page
 
 

@@ -146,7 +146,7 @@ rule dial:
     benchmark:
         TIMES / "dial.tsv"
     conda:
-        "../../envs/torch.yaml"
+        "../../envs/report.yaml"
     params:
         points=[f"--point {contrast} {point}" for contrast, point in dial_points()],
     shell:
