@@ -139,7 +139,7 @@ rule dial:
             RESULTS / "dial.png",
             caption="../report/dial.rst",
             category="Claims",
-            labels={"figure": "dial", "shows": "a frozen pair at five contrasts"},
+            labels={"result": "Figure of the dial", "shows": "a frozen pair at five contrasts"},
         ),
     log:
         LOGS / "dial.log",
