@@ -28,7 +28,11 @@ WHAT_IT_GIVES = """\
 normalised by `model.pretrained_cfg`. With `output_stride=16` the last stage is dilated
 instead of strided, as the detectors use it."""
 DIGESTS = ("recipe_digest", "data_digest", "start_digest", "code_digest", "weights_digest")
-TASKS = {"classification": "image classification", "detection": "object detection"}
+TASKS = {
+    "classification": "image classification",
+    "detection": "object detection",
+    "labels": "classification of chips, by the labels of a detector's boxes",
+}
 
 
 def parse() -> argparse.Namespace:

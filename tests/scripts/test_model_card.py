@@ -81,6 +81,14 @@ def test_its_three_lines_load_the_weights(
     same(names["model"], model)
 
 
+def test_it_knows_every_task_that_is_trained(repository: Path) -> None:
+    known = runpy.run_path(str(repository / "scripts/model_card.py"))["TASKS"]
+    programs = [path.read_text() for path in (repository / "scripts").glob("train_*.py")]
+    trained = {task for text in programs for task in re.findall(r'"task": "(\w+)"', text)}
+    assert trained >= {"classification", "detection", "labels"}
+    assert trained - {"segmentation"} == set(known)
+
+
 def test_it_names_terms_quality_and_recipe(program: Program, tmp_path: Path) -> None:
     training = {
         "kind": "trained",
