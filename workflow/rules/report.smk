@@ -441,13 +441,19 @@ rule claims:
             RESULTS / "controls.csv",
             caption="../report/controls.rst",
             category="Claims",
-            labels={"result": "Table of controls", "shows": "what must hold before a verdict counts"},
+            labels={
+                "result": "Table of controls",
+                "shows": "what must hold before a verdict counts",
+            },
         ),
         claims=report(
             RESULTS / "claims.csv",
             caption="../report/claims.rst",
             category="Claims",
-            labels={"result": "Table of claims", "shows": "a verdict on each statement of the paper"},
+            labels={
+                "result": "Table of claims",
+                "shows": "a verdict on each statement of the paper",
+            },
         ),
     log:
         LOGS / "claims.log",
