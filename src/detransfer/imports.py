@@ -92,17 +92,16 @@ def _names(file: Path, source: Path) -> tuple[str, str]:
     return (package if parts[-1] == "__init__" else ".".join(parts)), package
 
 
-def _module_files(name: str, source: Path) -> Iterator[Path]:
-    """Yield the files that importing ``name`` runs: its packages and itself, where they exist."""
+@functools.cache  # of thousands of questions in a plan few are new
+def _module_files(name: str, source: Path) -> tuple[Path, ...]:
+    """Return the files that importing ``name`` runs: its packages and itself, where they exist."""
     parts = name.split(".")
     if parts[0] != source.name:
-        return
-    for length in range(1, len(parts) + 1):
-        place = source.parent.joinpath(*parts[:length])
-        for file in (place / "__init__.py", place.with_name(place.name + ".py")):
-            if file.is_file():
-                yield file
-                break
+        return ()
+    places = [source.parent.joinpath(*parts[: n + 1]) for n in range(len(parts))]
+    forms = [(place / "__init__.py", place.with_name(place.name + ".py")) for place in places]
+    found = [[file for file in form if file.is_file()][:1] for form in forms]
+    return tuple(file for first in found for file in first)
 
 
 def _package_files(name: str, source: Path) -> Iterator[Path]:
