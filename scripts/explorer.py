@@ -135,7 +135,10 @@ def read_maps(folder: Path, image_ids: np.ndarray) -> dict[str, Any]:
     rows = np.where(has, has.cumsum() - 1, -1)
     found = {}
     for name, title in MAPS.items():
-        values = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")[where[has]], np.float32)
+        values = np.asarray(
+            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)[where[has]],
+            np.float32,
+        )
         if name == "activation":
             low, high = (f((1, 2), keepdims=True) for f in (values.min, values.max))
             values = (values - low) / np.maximum(high - low, 1e-12)

@@ -370,7 +370,7 @@ def main() -> None:
         controls=tuple(part(item, study, anchors) for item in CONTROLS),
         sections=tuple(section(name, study, anchors) for name in SECTIONS),
         deviations=read_document(arguments.deviations, level=3, prefix="deviations-"),
-        costs=Costs(read_costs(results / "benchmarks", held(arguments.gpus))),
+        costs=Costs(read_costs(results, held(arguments.gpus))),
         runs=tuple(runs),
         backbones=backbones(results),
     )

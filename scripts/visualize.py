@@ -163,7 +163,10 @@ def record(task: Task, network: nn.Module, state: Path, device: torch.device, wo
     writer.mark()
     speed = (writer.rows - first) / max(time.monotonic() - started, 1e-9)
     log.info("%d images at %.2f images/s", writer.rows - first, speed)
-    return {name: np.load(state / f"{name}.npy", mmap_mode="r") for name in writer.dimensions}
+    return {
+        name: np.load(state / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in writer.dimensions
+    }
 
 
 def look(network: nn.Module, image: Tensor, task: Task, squares: Tensor, row: int) -> Rows:

@@ -33,7 +33,7 @@ def test_every_object_belongs_to_some_scale_and_ranges_overlap(
     assert math.isinf(ranges[-1][1])
     for finer, coarser in pairwise(ranges):
         assert finer[0] < coarser[0] < finer[1] < coarser[1]
-    assert sum(a.share for a in advice) >= 1
+    assert sum(a.share for a in advice) >= 1 - 1e-12
     factors = [a.scale.resize_factor(image, image) for a in advice]
     assert factors == sorted(factors, reverse=True)
     assert advice[-1].scale.resize_factor(image, image // 2 + 1) * image == pytest.approx(chip)
@@ -52,6 +52,12 @@ def test_one_scale_is_enough_for_large_objects() -> None:
     assert only.share == 1
     assert only.scale.valid_range == (0, math.inf)
     assert only.median_in_chip == pytest.approx(300 * 512 / 400)
+
+
+def test_a_scale_that_is_hardly_finer_is_not_advised() -> None:
+    image = np.array([111.0])  # the coarsest scale enlarges 1.153 times
+    assert len(advise_scales(np.full(50, 8 / 1.2), image, 128)) == 1
+    assert len(advise_scales(np.full(50, 8 / 1.3), image, 128)) == 2
 
 
 def test_nothing_to_advise_on_is_an_error() -> None:

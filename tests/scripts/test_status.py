@@ -13,8 +13,6 @@ import pytest
 from detransfer.files import write_json
 from detransfer.training_log import Progress, TrainingLog
 
-NOW = time.time()
-
 
 def training(
     state: Path, output: str, steps: list[int], ago: float, digest: str = "a" * 16
@@ -27,7 +25,7 @@ def training(
         log.write(Progress(step=step, seconds=step / 2), 0.1, {"loss": 5 - step / 250}, 2, 16, 1000)
     log.close()
     for name in ("run.json", "log.csv"):
-        os.utime(folder / name, (NOW - ago, NOW - ago))
+        os.utime(folder / name, (time.time() - ago,) * 2)
     return folder
 
 
@@ -74,7 +72,7 @@ def test_a_line_that_is_being_written_is_passed_over(repository: Path, tmp_path:
     folder = training(tmp_path, "results/x", [100, 200], ago=1)
     log = folder / "log.csv"
     log.write_text(log.read_text()[:-12])
-    os.utime(log, (NOW, NOW))
+    os.utime(log)
     assert status(repository, str(tmp_path))[1][2] == "100"
 
 

@@ -295,4 +295,4 @@ def test_every_result_in_snakemakes_report_has_a_caption_a_category_and_labels(
         caption = re.search(r'caption="\.\./report/(\w+\.rst)"', each)
         assert caption and (repository / "workflow/report" / caption[1]).is_file(), each
         assert re.search(r'category="\w[\w -]+"', each), each
-        assert re.search(r'labels=\{"result": "[^"]+", "shows": "[^"]+"\}', each), each
+        assert re.search(r'labels=\{\s*"result": "[^"]+",\s*"shows": "[^"]+",?\s*\}', each), each

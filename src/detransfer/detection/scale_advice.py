@@ -22,6 +22,7 @@ LARGEST = 0.48  # of a chip: 80 px at 3 x, 150 px at 1.667 x in chips of 512
 SMALLEST = 32 / 512  # of a chip: what the finest scale should make of small objects
 OVERLAP = 0.8  # a coarser range begins at this share of where the finer one ends
 STEP = 2.2  # largest ratio of neighbouring scales; the authors' are 1.8 and 2.9
+LEAST_STEP = 1.1  # smallest ratio: a scale hardly finer than the next shows nothing new
 MOST_ENLARGED = 3.0  # the authors' largest factor; beyond it, enlarging adds no detail
 
 
@@ -44,15 +45,17 @@ def advise_scales(sizes: np.ndarray, longest_sides: np.ndarray, chip: int) -> li
     ``sizes`` (n,) are sqrt(area) of the objects and ``longest_sides`` (m,) those of the images, in
     original pixels. The coarsest scale fits the image into a chip; finer ones are plain factors,
     evenly spaced up to the one that brings the smallest objects (second percentile) to 1/16 of a
-    chip, but to no more than 3. Raises InputError without objects or images.
+    chip, but to no more than 3; none where that is less than a tenth finer. Raises InputError
+    without objects or images.
     """
     if not len(sizes) or not len(longest_sides):
         raise InputError("no object or no image to advise on; choose splits that have boxes")
     coarsest = chip / float(np.median(longest_sides))
     wanted = SMALLEST * chip / float(np.quantile(sizes, 0.02))
     finest = max(coarsest, min(wanted, MOST_ENLARGED))
-    steps = math.ceil(math.log(finest / coarsest) / math.log(STEP)) if finest > coarsest else 0
-    factors = coarsest * (finest / coarsest) ** (np.arange(steps, -1, -1) / max(steps, 1))
+    ratio = finest / coarsest
+    steps = math.ceil(math.log(ratio) / math.log(STEP)) if ratio > LEAST_STEP else 0
+    factors = coarsest * ratio ** (np.arange(steps, -1, -1) / max(steps, 1))
     ends = [*(round(LARGEST * chip / factor) for factor in factors[:-1]), math.inf]
     starts = [0.0, *(round(OVERLAP * end) for end in ends[:-1])]
     return [

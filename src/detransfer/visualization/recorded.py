@@ -37,7 +37,7 @@ class Recorded:
     def maps(self, name: str) -> dict[str, np.ndarray]:
         """Map the activation or maskout maps of each pre-training."""
         return {
-            run: np.load(folder / f"{name}.npy", mmap_mode="r")
+            run: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for run, folder in self.folders.items()
         }
 
