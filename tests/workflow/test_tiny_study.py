@@ -369,6 +369,7 @@ def test_the_code_of_a_step_makes_stale_all_that_it_made(tiny: Checkout) -> None
     """Every data set is extracted, or indexed, anew, and with it all that was learnt from it."""
     after = {name: count for name, count in EVERYTHING.items()
              if name not in ("render_world", "fetch", "import_backbone")}  # fmt: skip
+    after["model_card"] -= 1  # of random weights, which no image changes
     for file in ("scripts/extract.py", "src/detransfer/data/extract.py"):
         with edited(tiny.folder / file):
             assert tiny.plan(*WORDS) == after, file
