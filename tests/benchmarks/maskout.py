@@ -147,7 +147,7 @@ def measure(case: Case, device: torch.device, repeats: int) -> None:
 
 def main() -> None:
     arguments = parse()
-    device = use_machine(arguments.threads)
+    device, _ = use_machine(arguments.threads)
     for case in cases(arguments):
         measure(case, device, arguments.repeats)
 
