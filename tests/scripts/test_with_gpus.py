@@ -270,7 +270,8 @@ from pathlib import Path
 from detransfer.ranks import join, rank, world_size
 signal.signal(signal.SIGTERM, lambda *_: None)  # as a training that saves its state
 join()
-print(rank(), world_size(), os.environ["CUDA_VISIBLE_DEVICES"], *sys.argv[1:], flush=True)
+line = f"{rank()} {world_size()} {os.environ['CUDA_VISIBLE_DEVICES']} {' '.join(sys.argv[1:])}\\n"
+os.write(1, line.encode())  # in one piece: both processes write to the same pipe
 Path(f"up{rank()}").touch()
 while not Path("go").exists():
     time.sleep(0.02)
