@@ -13,7 +13,13 @@ if "study" not in config:
 report: "workflow/report/workflow.rst"
 
 
-include: "workflow/rules/common.smk"
+include: "workflow/common/study.smk"
+include: "workflow/common/data.smk"
+include: "workflow/common/pretraining.smk"
+include: "workflow/common/runs.smk"
+include: "workflow/common/features.smk"
+include: "workflow/common/visualization.smk"
+include: "workflow/common/report.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/detection.smk"
@@ -22,6 +28,7 @@ include: "workflow/rules/classification.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/controls.smk"
 include: "workflow/rules/visualization.smk"
+include: "workflow/rules/tables.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -35,7 +35,7 @@ from detransfer.data.miniature.recipe import WorldRecipe  # noqa: E402
 from detransfer.data.miniature.scenes import render_classification, render_scene  # noqa: E402
 from detransfer.data.miniature.world import make_world  # noqa: E402
 from detransfer.documentation import Page, escape, recipe_models  # noqa: E402
-from detransfer.study import load_recipe_file  # noqa: E402
+from detransfer.strict import load_file  # noqa: E402
 from scripts.render_world import FIRST_SAMPLE, draw_contact_sheet  # noqa: E402
 
 FROM_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
@@ -153,7 +153,7 @@ def help_text(program: Path) -> str:
 
 def pictures() -> dict[str, bytes]:
     """Return PNGs of the demo's world, and of worlds that differ from it in one key."""
-    recipe = load_recipe_file(ROOT / "config/recipes/demo/world.yaml", WorldRecipe)
+    recipe = load_file(ROOT / "config/recipes/demo/world.yaml", WorldRecipe)
     with tempfile.TemporaryDirectory() as folder:
         sheet = Path(folder) / "world.png"
         draw_contact_sheet(make_world(recipe), sheet)

@@ -23,7 +23,7 @@ from detransfer.features.kmeans import Clustering, Points, cluster, prepare, sta
 from detransfer.features.recipe import AnalysisRecipe, ClusterRecipe
 from detransfer.features.store import open_features
 from detransfer.report.tables import write_table
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 log = logging.getLogger("cluster_features")
 LAYER = "conv5"
@@ -75,7 +75,7 @@ def table(
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, AnalysisRecipe).clusters
+    recipe = load_file(arguments.recipe, AnalysisRecipe).clusters
     features = open_features(arguments.features)
     values = np.array(features.layer(LAYER))
     for count in recipe.all_counts:

@@ -17,8 +17,8 @@ from detransfer.detection.detector import Detector
 from detransfer.detection.predict import load_detector, predict
 from detransfer.device_faults import device_faults
 from detransfer.ranks import first
-from detransfer.recipes import InferenceRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.strict import load_file
 from detransfer.training_run import use_machine
 from detransfer.weights import read_header
 
@@ -61,7 +61,7 @@ def detector_for(index: Index, folder: Path, model: Path) -> Detector:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
+    recipe = load_file(arguments.recipe, InferenceRecipe)
     device, workers = use_machine(arguments.threads)
     index = read_index(arguments.index)
     training = read_index(arguments.training_index or arguments.index)

@@ -21,8 +21,8 @@ from detransfer.data.index import BOX, Index, empty_objects
 from detransfer.detection.predict import load_detector, predict
 from detransfer.device_faults import device_faults
 from detransfer.files import atomic
-from detransfer.recipes import InferenceRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.strict import load_file
 from detransfer.training_run import use_machine
 from detransfer.visualization.drawing import DrawnBox, class_colour, draw_boxes
 
@@ -96,7 +96,7 @@ def draw(path: Path, found: pd.DataFrame, picture: Path) -> None:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
+    recipe = load_file(arguments.recipe, InferenceRecipe)
     paths = find_images(arguments.images)
     device, workers = use_machine(arguments.threads)
     detector, classes = load_detector(arguments.model)

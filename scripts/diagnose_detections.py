@@ -38,9 +38,9 @@ from detransfer.detection.diagnosis import (
 from detransfer.detection.overlap import area, candidates
 from detransfer.files import atomic, digest
 from detransfer.imports import code_digest, imported_files
-from detransfer.recipes import InferenceRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.report.metrics import Metric, RunMetrics, read_metrics, write_metrics
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 log = logging.getLogger("diagnose_detections")
 REPOSITORY = Path(__file__).parents[1]
@@ -208,7 +208,7 @@ def checked_run(path: Path, index: Index) -> RunMetrics:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
+    recipe = load_file(arguments.recipe, InferenceRecipe)
     index = read_index(arguments.index).split(arguments.split)
     metrics = checked_run(arguments.metrics, index)
     detections = read_detections(

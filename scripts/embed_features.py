@@ -19,7 +19,7 @@ from detransfer.features.neighbours import class_agreement, nearest_neighbours
 from detransfer.features.recipe import AnalysisRecipe
 from detransfer.features.store import open_features
 from detransfer.files import atomic
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 LAYER = "conv5"
 
@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, AnalysisRecipe).embedding
+    recipe = load_file(arguments.recipe, AnalysisRecipe).embedding
     features = open_features(arguments.features)
     values = np.array(features.layer(LAYER))
     class_ids = features.images["class_id"].to_numpy()

@@ -30,9 +30,9 @@ from detransfer.detection.coco_metrics import (
 from detransfer.detection.detections import read_detections
 from detransfer.files import atomic
 from detransfer.imports import code_digest, imported_files
-from detransfer.recipes import CocoRecipe, InferenceRecipe, OpenImagesRecipe, VocRecipe
+from detransfer.recipes.evaluation import CocoRecipe, InferenceRecipe, OpenImagesRecipe, VocRecipe
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.weights import read_header
 
 REPOSITORY = Path(__file__).parents[1]
@@ -131,7 +131,7 @@ def read_run(fit: Path, model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, InferenceRecipe)
+    recipe = load_file(arguments.recipe, InferenceRecipe)
     part = read_index(arguments.index).split(arguments.split)
     result = score(part, arguments.detections, recipe.metric)
     training = read_index(arguments.training_index or arguments.index)

@@ -19,7 +19,7 @@ from detransfer.console import InputError, run
 from detransfer.data.index import Index, read_index
 from detransfer.data.masks import VOID, mask_paths, read_mask, resize_labels
 from detransfer.imports import code_digest, imported_files
-from detransfer.recipes import ResizeRecipe, SegmentationRecipe
+from detransfer.recipes.segmentation import ResizeRecipe, SegmentationRecipe
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
 from detransfer.report.tables import write_table
 from detransfer.segmentation.by_distance import CELL_TYPES, Confusion, write_confusion
@@ -33,7 +33,7 @@ from detransfer.segmentation.scores import (
     pixel_accuracy,
 )
 from detransfer.segmentation.trimap import confusion_by_distance
-from detransfer.study import validate
+from detransfer.strict import validate
 from detransfer.weights import check_classes, read_header
 
 DESCRIPTION = """\

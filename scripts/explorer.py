@@ -27,7 +27,7 @@ from detransfer.features.neighbours import nearest_neighbours
 from detransfer.features.recipe import AnalysisRecipe, ExplorerRecipe
 from detransfer.features.store import Features, open_features
 from detransfer.files import atomic
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 log = logging.getLogger("explorer")
 LAYER = "conv5"
@@ -198,7 +198,7 @@ def page_data(
 
 def main() -> None:
     arguments = parse()
-    look = load_recipe_file(arguments.recipe, AnalysisRecipe).explorer
+    look = load_file(arguments.recipe, AnalysisRecipe).explorer
     spaces = {
         name: (open_features(Path(folder)), pd.read_parquet(plane))
         for name, folder, plane in arguments.space

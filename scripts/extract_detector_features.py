@@ -13,8 +13,8 @@ from detransfer.detection.layers import DetectorLayers
 from detransfer.detection.predict import load_detector
 from detransfer.features.extract import check_stride
 from detransfer.features.recording import recording_arguments, write_recording
-from detransfer.recipes import FeatureRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.classification import FeatureRecipe
+from detransfer.strict import load_file
 from detransfer.weights import read_header
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = recording_arguments(str(__doc__))
     parser.add_argument("--layers", nargs="+", required=True, help="conv5, fc1, ... (Table 7)")
     arguments = parser.parse_args()
-    recipe = load_recipe_file(arguments.recipe, FeatureRecipe)
+    recipe = load_file(arguments.recipe, FeatureRecipe)
     detector, _ = load_detector(arguments.weights)
     trained = detector.recipe.backbone.output_stride
     check_stride(arguments.weights, trained, recipe.output_stride, fixed=True)

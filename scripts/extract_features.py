@@ -11,13 +11,13 @@ from pathlib import Path
 from detransfer.console import run
 from detransfer.features.extract import BackboneFeatures, load_frozen
 from detransfer.features.recording import recording_arguments, write_recording
-from detransfer.recipes import FeatureRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.classification import FeatureRecipe
+from detransfer.strict import load_file
 
 
 def main() -> None:
     arguments = recording_arguments(str(__doc__)).parse_args()
-    recipe = load_recipe_file(arguments.recipe, FeatureRecipe)
+    recipe = load_file(arguments.recipe, FeatureRecipe)
     backbone, header = load_frozen(arguments.weights, recipe.output_stride)
     network = BackboneFeatures(backbone, recipe.precision)
     write_recording(arguments, Path(__file__), recipe, network, ["conv5"], header)

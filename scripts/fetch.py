@@ -9,7 +9,7 @@ from detransfer.console import InputError, run
 from detransfer.data.catalog import load_catalog
 from detransfer.data.download import Patience
 from detransfer.data.fetch import Sources, fetch_archive
-from detransfer.study import suggest
+from detransfer.strict import suggest
 
 
 def parse() -> argparse.Namespace:

@@ -36,7 +36,7 @@ from detransfer.features.neighbours import (
 from detransfer.features.recipe import AnalysisRecipe
 from detransfer.features.store import Features, open_features
 from detransfer.report.tables import write_table
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.visualization.plotting import save_figure
 
 log = logging.getLogger("figure5")
@@ -234,7 +234,7 @@ def _draw_pair(axes: np.ndarray, row: dict[Any, Any], root: Path) -> None:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, AnalysisRecipe)
+    recipe = load_file(arguments.recipe, AnalysisRecipe)
     indices = {dataset: read_index(Path(folder)) for dataset, folder in arguments.index}
     given = {(dataset, name): files for dataset, name, *files in arguments.space}
     parts = []

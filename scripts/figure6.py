@@ -23,7 +23,7 @@ from detransfer.features.clusters import (
 )
 from detransfer.features.recipe import AnalysisRecipe, ClusterRecipe
 from detransfer.report.tables import write_table
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.visualization.plotting import STYLE, save_figure
 
 DESCRIPTION = """\
@@ -177,7 +177,7 @@ def _curve(panel: plt.Axes, rows: pd.DataFrame, label: str, colour: str, marker:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, AnalysisRecipe).clusters
+    recipe = load_file(arguments.recipe, AnalysisRecipe).clusters
     spaces = {(d, name): read_clusters(Path(path)) for d, name, path in arguments.space}
     table = numbers(spaces, arguments.pair, recipe)
     write_table(arguments.csv, table)

@@ -19,7 +19,7 @@ from detransfer.data.index import read_index
 from detransfer.features.recipe import AnalysisRecipe
 from detransfer.report.bootstrap import resamples
 from detransfer.report.tables import write_table
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.visualization.plotting import STYLE, save_figure
 
 DESCRIPTION = """\
@@ -157,7 +157,7 @@ def _plane(panel: plt.Axes, plane: pd.DataFrame, chosen: list[int], names: list[
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, AnalysisRecipe).embedding
+    recipe = load_file(arguments.recipe, AnalysisRecipe).embedding
     planes = {(d, name): pd.read_parquet(path) for d, name, path in arguments.space}
     for dataset, first, second in arguments.pair:
         one, two = planes[dataset, first], planes[dataset, second]

@@ -18,10 +18,10 @@ from PIL import Image
 from detransfer.console import run
 from detransfer.data.index import Index, read_index
 from detransfer.data.masks import mask_paths, read_mask
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.paired import Measured, compare
 from detransfer.report.tables import write_table
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.visualization.gallery import (
     Row,
     Scale,
@@ -143,7 +143,7 @@ def drawn(
 
 def main() -> None:
     arguments = parse()
-    view = load_recipe_file(arguments.view, FeatureRecipe)
+    view = load_file(arguments.view, FeatureRecipe)
     target, folder, split = arguments.target
     index = with_objects(read_index(Path(folder)).split(split), arguments.objects)
     (recorded,) = read_recorded(arguments.runs, {target: index})

@@ -16,10 +16,10 @@ import pandas as pd
 
 from detransfer.console import run
 from detransfer.data.index import read_index
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.paired import Measured, compare
 from detransfer.report.tables import write_table
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.visualization.gallery import Row, Scale, choose, draw, shown, view_of
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.plotting import save_figure
@@ -124,8 +124,8 @@ def drawn(
 
 def main() -> None:
     arguments = parse()
-    view = load_recipe_file(arguments.view, FeatureRecipe)
-    recipe = load_recipe_file(arguments.recipe, VisualizationRecipe)
+    view = load_file(arguments.view, FeatureRecipe)
+    recipe = load_file(arguments.recipe, VisualizationRecipe)
     grid = Grid(view.size, recipe.mask, recipe.stride)
     indices = {
         name: read_index(Path(folder)).split(split) for name, folder, split in arguments.target

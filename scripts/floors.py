@@ -20,17 +20,14 @@ from detransfer.data.index import BOX, Index, read_index
 from detransfer.data.masks import VOID, mask_paths, read_mask, resize_labels
 from detransfer.detection.average_precision import average_precision, match, mean_over_classes
 from detransfer.detection.coco_metrics import coco_average_precision
-from detransfer.recipes import (
-    DetectionRecipe,
-    InferenceRecipe,
-    ScaleRecipe,
-    SegmentationRecipe,
-)
+from detransfer.recipes.detection import DetectionRecipe, ScaleRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.recipes.segmentation import SegmentationRecipe
 from detransfer.report.controls import COLUMNS, Row, line
 from detransfer.report.tables import write_table
 from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.scores import class_counts, mean_iou
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 IOUS = (0.5, 0.7, 0.9)
 TRUTH = "100 %: the truth as prediction"
@@ -59,8 +56,8 @@ def oracle(target: str, metric: str, value: float) -> Row:
 
 def detection(train: Index, test: Index, arguments: argparse.Namespace) -> Iterator[Row]:
     """Yield the lines of a detection target."""
-    recipe = load_recipe_file(arguments.evaluate, InferenceRecipe)
-    chips = load_recipe_file(arguments.finetune, DetectionRecipe).chips
+    recipe = load_file(arguments.evaluate, InferenceRecipe)
+    chips = load_file(arguments.finetune, DetectionRecipe).chips
     target = arguments.target
     truth = test.objects[["image_id", "class_id", *BOX]].assign(score=1.0)
     found = coco_average_precision(test, truth[~test.objects["crowd"]])[0]
@@ -127,7 +124,7 @@ def reachable(test: Index, scales: tuple[ScaleRecipe, ...]) -> float:
 
 def segmentation(train: Index, test: Index, arguments: argparse.Namespace) -> Iterator[Row]:
     """Yield the lines of a segmentation target."""
-    recipe = load_recipe_file(arguments.finetune, SegmentationRecipe)
+    recipe = load_file(arguments.finetune, SegmentationRecipe)
     classes, target = len(test.classes), arguments.target
     answers = answers_to_masks(train, recipe, classes)
     counts = {name: np.zeros((classes, classes), np.int64) for name in answers}

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from detransfer.backbone import build, fit_backbone, read_weights, save_backbone, transferable
 from detransfer.console import InputError, run
 from detransfer.files import sha256
-from detransfer.study import BackboneChoice, suggest, validate
+from detransfer.strict import suggest, validate
+from detransfer.study import BackboneChoice
 
 DESCRIPTION = """\
 Bring published or random weights into the form in which all else takes a backbone: a .safetensors

@@ -31,8 +31,8 @@ from detransfer.detection.proposals import read_proposals
 from detransfer.detection.rpn import IGNORED, ScaleAwareRpn
 from detransfer.detection.train import ChipDataset, scenes
 from detransfer.files import atomic
-from detransfer.recipes import DetectionRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.detection import DetectionRecipe
+from detransfer.strict import load_file
 
 # Okabe and Ito's colours, which colour-blind people tell apart; line styles say the same again.
 STYLES: dict[str, dict[str, Any]] = {
@@ -210,7 +210,7 @@ def explain(figure: plt.Figure) -> None:
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, DetectionRecipe)
+    recipe = load_file(arguments.recipe, DetectionRecipe)
     figure = draw(open_chips(arguments, recipe), recipe, arguments)
     kind = arguments.output.suffix.removeprefix(".") or "png"
     with atomic(arguments.output) as temporary:

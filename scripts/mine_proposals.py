@@ -16,15 +16,15 @@ from detransfer.detection.mining import propose
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import chip_epochs
 from detransfer.ranks import first
-from detransfer.recipes import DetectionRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.detection import DetectionRecipe
+from detransfer.strict import load_file
 from detransfer.training import train
 from detransfer.training_run import open_job, training_arguments
 
 
 def main() -> None:
     arguments = training_arguments(str(__doc__)).parse_args()
-    recipe = load_recipe_file(arguments.recipe, DetectionRecipe)
+    recipe = load_file(arguments.recipe, DetectionRecipe)
     negatives = recipe.chips.negatives
     if negatives is None:
         raise InputError(f"{arguments.recipe}: has no chips.negatives, so nothing is to be mined")

@@ -32,7 +32,7 @@ from pydantic import Field
 from detransfer.console import InputError, run
 from detransfer.data.catalog import Archive, load_catalog
 from detransfer.dry_run import Job, read_jobs, wall_time
-from detransfer.study import Strict, load_recipe_file
+from detransfer.strict import Strict, load_file
 
 REPOSITORY = Path(__file__).parents[1]
 RATES = REPOSITORY / "config" / "rates.yaml"
@@ -325,7 +325,7 @@ def section(title: str, lines: Iterable[str]) -> None:
 
 def main() -> None:
     arguments = parse()
-    rates = load_recipe_file(arguments.rates, Rates).rules
+    rates = load_file(arguments.rates, Rates).rules
     jobs = read_jobs(dry_run(arguments.snakemake))
     official = not any(job.option("--mirror") for job in jobs if job.rule == "fetch")
     sizes = Sizes(official)

@@ -39,9 +39,9 @@ from detransfer.data.index import Index, read_index
 from detransfer.features.store import Features, open_features, rows_of
 from detransfer.files import atomic, digest, sha256
 from detransfer.imports import code_digest, imported_files
-from detransfer.recipes import ProbeRecipe
+from detransfer.recipes.classification import ProbeRecipe
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.weights import read_header
 
 log = logging.getLogger("probe")
@@ -257,7 +257,7 @@ def score(
 
 def main() -> None:
     arguments = parse()
-    recipe = load_recipe_file(arguments.recipe, ProbeRecipe)
+    recipe = load_file(arguments.recipe, ProbeRecipe)
     found, index = open_features(arguments.features), read_index(arguments.index)
     found.check_source(index, arguments.weights)
     name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)

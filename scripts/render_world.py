@@ -28,7 +28,7 @@ from detransfer.data.miniature.textures import Bytes
 from detransfer.data.miniature.voc import class_mask, void
 from detransfer.data.miniature.world import ClassSpec, World, make_world
 from detransfer.files import atomic
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 COLUMNS, ROWS = 8, 4
 GAP = 6  # pixels between tiles
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--contact-sheet", type=Path, help="also draw samples into this PNG")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    world = make_world(load_recipe_file(arguments.recipe, WorldRecipe))
+    world = make_world(load_file(arguments.recipe, WorldRecipe))
     if arguments.contact_sheet:
         draw_contact_sheet(world, arguments.contact_sheet)
     write_archives(world, arguments.output, arguments.archives)

@@ -25,8 +25,8 @@ from detransfer.classification.search import part, points, write_search
 from detransfer.console import InputError, run
 from detransfer.files import write_json
 from detransfer.ranks import first
-from detransfer.recipes import ClassificationRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.classification import ClassificationRecipe
+from detransfer.strict import load_file
 from detransfer.training import train
 from detransfer.training_run import TrainingJob, open_job, training_arguments
 
@@ -64,7 +64,7 @@ def score_point(
 
 def main() -> None:
     arguments = training_arguments(str(__doc__)).parse_args()
-    recipe = load_recipe_file(arguments.recipe, ClassificationRecipe)
+    recipe = load_file(arguments.recipe, ClassificationRecipe)
     if recipe.search is None:
         raise InputError(f"{arguments.recipe}: has no search, so there is nothing to choose")
     job = open_job(arguments, Path(__file__))

@@ -10,8 +10,8 @@ from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, labelled_images
 from detransfer.classification.search import chosen_recipe
 from detransfer.console import run
-from detransfer.recipes import ClassificationRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.classification import ClassificationRecipe
+from detransfer.strict import load_file
 from detransfer.training import train
 from detransfer.training_run import TrainingJob, open_job, training_arguments
 
@@ -46,7 +46,7 @@ def main() -> None:
         "--shuffle-labels", action="store_true", help="a control: permute the training labels"
     )
     arguments = parser.parse_args()
-    recipe = load_recipe_file(arguments.recipe, ClassificationRecipe)
+    recipe = load_file(arguments.recipe, ClassificationRecipe)
     job = open_job(arguments, Path(__file__), [arguments.search] if arguments.search else [])
     if arguments.shuffle_labels:
         job = with_permuted_labels(job)

@@ -14,8 +14,9 @@ from detransfer.console import InputError, run
 from detransfer.detection.detector import Detector
 from detransfer.detection.proposals import training_proposals
 from detransfer.detection.train import chip_epochs
-from detransfer.recipes import DetectionRecipe, superclasses
-from detransfer.study import load_recipe_file
+from detransfer.recipes.detection import DetectionRecipe
+from detransfer.recipes.loading import superclasses
+from detransfer.strict import load_file
 from detransfer.training import train
 from detransfer.training_run import open_job, training_arguments
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--proposals", type=Path, help="proposals.parquet, for negative chips")
     parser.add_argument("--superclasses", type=Path, help="CSV of cluster_superclasses.py")
     arguments = parser.parse_args()
-    recipe = load_recipe_file(arguments.recipe, DetectionRecipe)
+    recipe = load_file(arguments.recipe, DetectionRecipe)
     further = [path for path in (arguments.proposals, arguments.superclasses) if path]
     job = open_job(arguments, Path(__file__), further)
     proposals = training_proposals(

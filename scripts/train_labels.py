@@ -12,8 +12,8 @@ from detransfer.console import run
 from detransfer.detection.labels import LabelClassifier
 from detransfer.detection.proposals import training_proposals
 from detransfer.detection.train import chip_epochs
-from detransfer.recipes import DetectionRecipe
-from detransfer.study import load_recipe_file
+from detransfer.recipes.detection import DetectionRecipe
+from detransfer.strict import load_file
 from detransfer.training import train
 from detransfer.training_run import open_job, training_arguments
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = training_arguments(str(__doc__))
     parser.add_argument("--proposals", type=Path, help="proposals.parquet, for negative chips")
     arguments = parser.parse_args()
-    recipe = load_recipe_file(arguments.recipe, DetectionRecipe)
+    recipe = load_file(arguments.recipe, DetectionRecipe)
     job = open_job(arguments, Path(__file__), [arguments.proposals] if arguments.proposals else [])
     proposals = training_proposals(
         arguments.proposals, recipe.chips, arguments.recipe, job.identity["data_digest"]

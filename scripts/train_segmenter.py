@@ -8,13 +8,13 @@ import numpy as np
 
 from detransfer.backbone import keep_offsets
 from detransfer.console import InputError, run
-from detransfer.recipes import SegmentationRecipe
+from detransfer.recipes.segmentation import SegmentationRecipe
 from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import masked_images
 from detransfer.segmentation.predict import predict
 from detransfer.segmentation.scores import class_counts, mean_iou
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.training import train
 from detransfer.training_run import TrainingJob, open_job, training_arguments
 
@@ -42,7 +42,7 @@ def main() -> None:
         "--offsets", type=Path, help="model.safetensors of the detector whose offsets are kept"
     )
     arguments = parser.parse_args()
-    recipe = load_recipe_file(arguments.recipe, SegmentationRecipe)
+    recipe = load_file(arguments.recipe, SegmentationRecipe)
     if arguments.offsets and recipe.offsets == "zero":
         raise InputError(f"--offsets: {arguments.recipe} says that offsets start at zero")
     job = open_job(arguments, Path(__file__), [arguments.offsets] if arguments.offsets else [])

@@ -41,7 +41,7 @@ from detransfer.features.extract import (
 from detransfer.features.store import FeatureWriter
 from detransfer.files import atomic, digest, sha256
 from detransfer.imports import code_digest, imported_files
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.metrics import (
     Metric,
     RunMetrics,
@@ -49,7 +49,7 @@ from detransfer.report.metrics import (
     provenance,
     write_metrics,
 )
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
 from detransfer.visualization.activations import (
@@ -110,8 +110,8 @@ def parse() -> argparse.Namespace:
 
 def load_task(arguments: argparse.Namespace, index: Index) -> Task:
     """Return the images to look at; raises InputError where the probe knows none of them."""
-    view = load_recipe_file(arguments.view, FeatureRecipe)
-    recipe = load_recipe_file(arguments.recipe, VisualizationRecipe)
+    view = load_file(arguments.view, FeatureRecipe)
+    recipe = load_file(arguments.recipe, VisualizationRecipe)
     part = index.split(arguments.eval_split)
     if arguments.probe is None:
         mask_paths(part)  # raises where there are none

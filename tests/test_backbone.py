@@ -28,7 +28,7 @@ from detransfer.backbone import (
     save_backbone,
 )
 from detransfer.console import InputError
-from detransfer.recipes import BackboneRecipe
+from detransfer.recipes.training import BackboneRecipe
 from detransfer.study import BackboneChoice
 
 SLIM = BackboneChoice(

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from detransfer.documentation import Page, escape, recipe_models, typed_models, undescribed
-from detransfer.study import Name, Strict
+from detransfer.strict import Name, Strict
 
 
 class Inner(Strict):
@@ -78,7 +78,7 @@ def test_models_of_every_kind_are_found() -> None:
     names = {f"{model.__module__}.{model.__name__}" for model in MODELS}
     assert {
         "detransfer.study.Study",
-        "detransfer.recipes.ProbeRecipe",
+        "detransfer.recipes.classification.ProbeRecipe",
         "detransfer.data.options.coco.CocoSet",
         "detransfer.data.miniature.recipe.WorldRecipe",
     } <= names

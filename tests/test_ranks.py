@@ -26,7 +26,7 @@ from detransfer.ranks import (
     rank,
     sharing,
 )
-from detransfer.recipes import TrainingRecipe
+from detransfer.recipes.training import TrainingRecipe
 from tests.launch import launch
 
 

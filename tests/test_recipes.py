@@ -6,20 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from detransfer import recipes
 from detransfer.console import InputError
-from detransfer.recipes import (
-    ClassificationRecipe,
-    DetectionRecipe,
-    FeatureRecipe,
-    InferenceRecipe,
-    ProbeRecipe,
-    ScaleRecipe,
-    TrainingRecipe,
-    load_recipes,
-    superclasses,
-)
-from detransfer.study import Strict, load_recipe_file, load_study
+from detransfer.recipes.classification import ClassificationRecipe, FeatureRecipe, ProbeRecipe
+from detransfer.recipes.detection import DetectionRecipe, ScaleRecipe
+from detransfer.recipes.evaluation import CocoRecipe, InferenceRecipe
+from detransfer.recipes.loading import _check_stage, load_recipes, superclasses
+from detransfer.recipes.training import TrainingRecipe
+from detransfer.strict import Strict, load_file
+from detransfer.study import load_study
 
 TRAINING = """\
 task: classification
@@ -82,7 +76,7 @@ metric: {kind: voc, ious: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], c
 def refusal(path: Path, text: str, model: type[Any]) -> str:
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        load_recipe_file(path, model)
+        load_file(path, model)
     message = str(caught.value)
     assert all(line.startswith(f"{path}: ") for line in message.splitlines())
     return message.removeprefix(f"{path}: ")
@@ -91,14 +85,14 @@ def refusal(path: Path, text: str, model: type[Any]) -> str:
 def test_valid_recipes_are_read(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(TRAINING)
-    recipe = load_recipe_file(path, ClassificationRecipe)
+    recipe = load_file(path, ClassificationRecipe)
     assert recipe.training.learning_rate == 0.01
     assert recipe.training.step_epochs == (1.0, 1.5)
     path.write_text(DETECTION)
-    chips = load_recipe_file(path, DetectionRecipe).chips
+    chips = load_file(path, DetectionRecipe).chips
     assert [scale.valid_range for scale in chips.scales] == [(0, 40), (30, None)]
     path.write_text(INFERENCE)
-    assert load_recipe_file(path, InferenceRecipe).metric.ious[:2] == (0.1, 0.2)
+    assert load_file(path, InferenceRecipe).metric.ious[:2] == (0.1, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -236,12 +230,12 @@ def test_scales_of_inference_leave_no_size_out_in_any_order(tmp_path: Path) -> N
     line = refusal(tmp_path / "recipe.yaml", text, InferenceRecipe)
     assert line == "scales: no valid_range has the sizes from 40 to 60"
     (tmp_path / "recipe.yaml").write_text(text.replace("40]", "60]"))
-    load_recipe_file(tmp_path / "recipe.yaml", InferenceRecipe)
+    load_file(tmp_path / "recipe.yaml", InferenceRecipe)
     # A range inside another one hides no gap behind it.
     nested = "[{factor: 4, valid_range: [1, 2]}, " + scales.removeprefix("[")
     (tmp_path / "recipe.yaml").write_text(INFERENCE.replace("[{short: 128, long: 256}]", nested))
     with pytest.raises(InputError, match="no valid_range has the sizes from 40 to 60"):
-        load_recipe_file(tmp_path / "recipe.yaml", InferenceRecipe)
+        load_file(tmp_path / "recipe.yaml", InferenceRecipe)
 
 
 @pytest.mark.parametrize(
@@ -283,11 +277,11 @@ def test_files_that_are_no_recipe_are_named(tmp_path: Path) -> None:
     assert refusal(path, "- 1\n", TrainingRecipe) == "expected keys and values, found list"
     path.write_bytes(b"a: \xff\n")
     with pytest.raises(InputError, match=r"recipe\.yaml: not readable as YAML: 'utf-8' codec"):
-        load_recipe_file(path, TrainingRecipe)
+        load_file(path, TrainingRecipe)
     with pytest.raises(InputError, match=r"absent\.yaml: there is no such file"):
-        load_recipe_file(tmp_path / "absent.yaml", TrainingRecipe)
+        load_file(tmp_path / "absent.yaml", TrainingRecipe)
     with pytest.raises(InputError, match="Is a directory"):
-        load_recipe_file(tmp_path, TrainingRecipe)
+        load_file(tmp_path, TrainingRecipe)
 
 
 def test_load_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
@@ -329,7 +323,7 @@ def test_load_recipes_reads_every_recipe_of_the_study(tmp_path: Path) -> None:
         (tmp_path / "demo" / f"{stage}.yaml").write_text(text)
     found = load_recipes(study)
     assert found.keys() == texts.keys()
-    assert isinstance(found["evaluate_coco"].metric, recipes.CocoRecipe)  # type: ignore[attr-defined]
+    assert isinstance(found["evaluate_coco"].metric, CocoRecipe)  # type: ignore[attr-defined]
     for stage, text in texts.items():
         other = TRAINING if stage != "finetune_caltech256" else DETECTION
         path = tmp_path / "demo" / f"{stage}.yaml"
@@ -396,15 +390,15 @@ def test_a_stage_has_only_what_it_can_use(
     path = tmp_path / f"{stage}.yaml"
     model = DetectionRecipe if "rpn" in text else ClassificationRecipe
     with pytest.raises(InputError) as caught:
-        recipes._check_stage(path, stage, load(path, text, model))
+        _check_stage(path, stage, load(path, text, model))
     assert str(caught.value) == f"{path}: {message}"
     other = "pretrain_voc" if stage == "finetune_voc" else "finetune_cls"
-    recipes._check_stage(path, other, load(path, text, model))
+    _check_stage(path, other, load(path, text, model))
 
 
 def load(path: Path, text: str, model: type[Strict]) -> Strict:
     path.write_text(text)
-    return load_recipe_file(path, model)
+    return load_file(path, model)
 
 
 def test_classes_are_grouped_by_r_fcn_3000_alone(tmp_path: Path) -> None:
@@ -416,8 +410,7 @@ def test_classes_are_grouped_by_r_fcn_3000_alone(tmp_path: Path) -> None:
 
 
 def test_every_key_that_holds_a_value_is_explained() -> None:
-    classes = [m for m in vars(recipes).values() if isinstance(m, type) and issubclass(m, Strict)]
-    models = [m for m in classes if m.__module__ == recipes.__name__]
+    models = [m for m in Strict.__subclasses__() if m.__module__.startswith("detransfer.recipes.")]
     unexplained = [
         f"{model.__name__}.{name}"
         for model in models
@@ -435,9 +428,9 @@ def test_sizes_between_the_scales_are_refused(tmp_path: Path) -> None:
     assert message == "chips: scales: no valid_range has the sizes from 40 to 55"
     path = tmp_path / "recipe.yaml"
     path.write_text(text.replace("  size: 128", "  size: 128\n  coarsest_takes_rest: true"))
-    assert load_recipe_file(path, DetectionRecipe).chips.coarsest_takes_rest
+    assert load_file(path, DetectionRecipe).chips.coarsest_takes_rest
     path.write_text(DETECTION.replace("[30, null]", "[40, null]"))
-    assert not load_recipe_file(path, DetectionRecipe).chips.coarsest_takes_rest
+    assert not load_file(path, DetectionRecipe).chips.coarsest_takes_rest
 
 
 def test_negative_chips_need_a_number_for_each_scale(tmp_path: Path) -> None:
@@ -446,10 +439,10 @@ def test_negative_chips_need_a_number_for_each_scale(tmp_path: Path) -> None:
     message = refusal(path, text, DetectionRecipe)
     assert "negatives.minimum_proposals: has 3 numbers for 2 scales" in message
     path.write_text(text.replace("per_image: 1", "minimum_proposals: [25, 0]"))
-    negatives = load_recipe_file(path, DetectionRecipe).chips.negatives
+    negatives = load_file(path, DetectionRecipe).chips.negatives
     assert negatives is not None and negatives.per_image == 2
     path.write_text(DETECTION)
-    assert load_recipe_file(path, DetectionRecipe).chips.negatives is None
+    assert load_file(path, DetectionRecipe).chips.negatives is None
 
 
 def test_a_batch_that_the_gpus_of_a_job_cannot_share_is_refused(repository: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from detransfer.console import InputError
-from detransfer.recipes import AsppRecipe, SegmentationRecipe, load_recipes
-from detransfer.study import load_recipe_file, load_study
+from detransfer.recipes.loading import load_recipes
+from detransfer.recipes.segmentation import AsppRecipe, SegmentationRecipe
+from detransfer.strict import load_file
+from detransfer.study import load_study
 
 SEGMENTATION = """\
 task: segmentation
@@ -26,7 +28,7 @@ head: {kind: plain}
 def read(folder: Path, text: str) -> SegmentationRecipe:
     path = folder / "recipe.yaml"
     path.write_text(text)
-    return load_recipe_file(path, SegmentationRecipe)
+    return load_file(path, SegmentationRecipe)
 
 
 def test_defaults_are_those_of_the_papers_code(tmp_path: Path) -> None:

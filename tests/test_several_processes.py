@@ -31,14 +31,10 @@ from detransfer.ranks import (
     join,
     world_size,
 )
-from detransfer.recipes import (
-    ClassificationRecipe,
-    DetectionRecipe,
-    FeatureRecipe,
-    NegativeRecipe,
-    SegmentationRecipe,
-    TrainingRecipe,
-)
+from detransfer.recipes.classification import ClassificationRecipe, FeatureRecipe
+from detransfer.recipes.detection import DetectionRecipe, NegativeRecipe
+from detransfer.recipes.segmentation import SegmentationRecipe
+from detransfer.recipes.training import TrainingRecipe
 from detransfer.segmentation import predict as segmenting
 from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import masked_images

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from detransfer.console import InputError
-from detransfer.study import Trained, check_files, load_study, suggest
+from detransfer.strict import suggest
+from detransfer.study import Trained, check_files, load_study
 
 SHA = "0" * 64
 SHELL = "the commands of the workflow cannot hold a blank, a quote, ~ or another sign of the shell"
@@ -326,7 +327,7 @@ def test_names_far_from_all_known_ones_are_answered_with_all() -> None:
     assert suggest("resnet81", {"resnet18": 1, "vgg": 2}) == "; did you mean 'resnet18'?"
 
 
-@pytest.mark.parametrize("module", ["detransfer.study", "detransfer.recipes"])
+@pytest.mark.parametrize("module", ["detransfer.study", "detransfer.recipes.loading"])
 def test_the_snakefile_loads_neither_torch_nor_pandas(repository: Path, module: str) -> None:
     heavy = ("torch", "torchvision", "timm", "pandas", "numpy", "sklearn", "matplotlib")
     program = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"

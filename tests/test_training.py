@@ -25,7 +25,7 @@ from detransfer.backbone import conv5
 from detransfer.batches import Example, collate, epoch_order, key
 from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
-from detransfer.recipes import TrainingRecipe
+from detransfer.recipes.training import TrainingRecipe
 from detransfer.training import Run, learning_rate, make_optimizer, train
 from detransfer.training_log import LOG, Progress, TrainingLog
 

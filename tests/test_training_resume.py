@@ -35,7 +35,7 @@ from detransfer import console
 from detransfer.batches import Example
 from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
-from detransfer.recipes import TrainingRecipe
+from detransfer.recipes.training import TrainingRecipe
 from detransfer.training import Fit, Run, train
 from detransfer.training_log import LOG
 

@@ -15,7 +15,7 @@ from detransfer.backbone import build, read_weights, save_backbone
 from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
 from detransfer.data.index import Index, empty_objects, write_index
-from detransfer.recipes import BackboneRecipe
+from detransfer.recipes.training import BackboneRecipe
 from detransfer.study import BackboneChoice
 from detransfer.training import Fit
 from detransfer.training_run import open_job, training_arguments

@@ -33,7 +33,8 @@ from detransfer.data.extract import Part, extract
 from detransfer.data.images import image_size
 from detransfer.data.matfile import read_mat
 from detransfer.data.readers import read_dataset
-from detransfer.study import Study, load_recipe_file, validate
+from detransfer.strict import load_file, validate
+from detransfer.study import Study
 from tests.data.web_site import QUICK
 
 MEGABYTE = 1 << 20
@@ -71,7 +72,7 @@ def test_a_yaml_bomb_is_refused_before_anything_looks_at_every_value(
 ) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with little_memory(100), pytest.raises(InputError, match=r"x\.yaml: ") as caught:
-        load_recipe_file(tmp_path / "x.yaml", Study)
+        load_file(tmp_path / "x.yaml", Study)
     assert len(str(caught.value)) < 2000
 
 
@@ -86,7 +87,7 @@ def test_a_bomb_in_the_configuration_that_snakemake_read_is_refused() -> None:
 def test_yaml_makes_no_python_objects(tmp_path: Path, tag: str) -> None:
     (tmp_path / "x.yaml").write_text(f"study: {tag}\n")
     with pytest.raises(InputError, match="not readable as YAML: could not determine a constructor"):
-        load_recipe_file(tmp_path / "x.yaml", Study)
+        load_file(tmp_path / "x.yaml", Study)
 
 
 # --- XML ---

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from detransfer.console import InputError
 from detransfer.deformable import OFFSET, deform, without_offsets
 from detransfer.files import atomic
-from detransfer.recipes import BackboneRecipe
-from detransfer.study import BackboneChoice, suggest
+from detransfer.recipes.training import BackboneRecipe
+from detransfer.strict import suggest
+from detransfer.study import BackboneChoice
 from detransfer.weights import HEADER, read_header
 
 

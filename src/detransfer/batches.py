@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detransfer.console import InputError
 from detransfer.ranks import largest, rank, world_size
-from detransfer.recipes import TrainingRecipe
+from detransfer.recipes.training import TrainingRecipe
 
 
 class Example(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from detransfer.study import NAME, Strict
+from detransfer.strict import NAME, Strict
 
 Schema = Mapping[str, Any]
 LONGEST = 72  # characters of a default that is shown whole

@@ -33,7 +33,7 @@ from detransfer.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from detransfer.console import InputError
 from detransfer.device_faults import device_faults
 from detransfer.ranks import add_up, first, gather, largest, rank, sharing, world_size
-from detransfer.recipes import TrainingRecipe
+from detransfer.recipes.training import TrainingRecipe
 from detransfer.training_log import Progress, TrainingLog, device_name, peak_memory_mb
 
 log = logging.getLogger(__name__)

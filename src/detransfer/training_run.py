@@ -30,8 +30,9 @@ from detransfer.data.index import Index, read_index
 from detransfer.files import digest, sha256, write_json
 from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first, join, world_size
-from detransfer.recipes import BackboneRecipe
-from detransfer.study import BackboneChoice, validate
+from detransfer.recipes.training import BackboneRecipe
+from detransfer.strict import validate
+from detransfer.study import BackboneChoice
 from detransfer.takeover import take_over
 from detransfer.training import Fit, Run
 from detransfer.weights import read_header

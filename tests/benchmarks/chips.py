@@ -37,8 +37,8 @@ from detransfer.detection.chip_recipe import chip_plan  # noqa: E402
 from detransfer.detection.chips import ChipPlan  # noqa: E402
 from detransfer.detection.proposals import Proposals  # noqa: E402
 from detransfer.detection.train import ChipDataset, Scenes, cut, plan_epoch, scenes  # noqa: E402
-from detransfer.recipes import DetectionRecipe  # noqa: E402
-from detransfer.study import load_recipe_file  # noqa: E402
+from detransfer.recipes.detection import DetectionRecipe  # noqa: E402
+from detransfer.strict import load_file  # noqa: E402
 from tests.detection.naive_chips import image_chips  # noqa: E402
 
 RECIPE = ROOT / "config/recipes/paper/pretrain_coco.yaml"
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to extract (default: a temporary one)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    plan = chip_plan(load_recipe_file(RECIPE, DetectionRecipe).chips)
+    plan = chip_plan(load_file(RECIPE, DetectionRecipe).chips)
     images = scenes(generated(arguments.images))
     table = report_planning(images, plan)
     report_negatives(images, plan)

@@ -25,8 +25,9 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from detransfer.backbone import build, conv5
 from detransfer.detection.detector import Detector
-from detransfer.recipes import DetectionRecipe
-from detransfer.study import BackboneChoice, load_recipe_file
+from detransfer.recipes.detection import DetectionRecipe
+from detransfer.strict import load_file
+from detransfer.study import BackboneChoice
 
 RECIPE = Path("config/recipes/demo/finetune_voc_detection.yaml")
 BACKBONE = BackboneChoice(
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="steps of each, taken in turns")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = load_recipe_file(RECIPE, DetectionRecipe)
+    recipe = load_file(RECIPE, DetectionRecipe)
     stride, batch = recipe.backbone.output_stride, chips(recipe)
     groups = recipe.backbone.deformable_groups
     torch.manual_seed(0)

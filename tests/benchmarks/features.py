@@ -15,7 +15,7 @@ from PIL import Image
 from detransfer.backbone import build
 from detransfer.data.index import Index, empty_objects
 from detransfer.features.extract import BackboneFeatures, CentralViews, record
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from detransfer.study import BackboneChoice
 from detransfer.training_run import use_machine
 

@@ -21,8 +21,9 @@ from captum.attr import Occlusion
 from torch import Tensor, nn
 
 from detransfer.backbone import build, conv5, normalise
-from detransfer.recipes import FeatureRecipe
-from detransfer.study import BackboneChoice, load_recipe_file
+from detransfer.recipes.classification import FeatureRecipe
+from detransfer.strict import load_file
+from detransfer.study import BackboneChoice
 from detransfer.training_run import use_machine
 from detransfer.visualization.folding import fold
 from detransfer.visualization.grid import Grid
@@ -77,8 +78,8 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
         if "file" in content:
             content["file"] = CONFIG.parent / content["file"]
         recipes = CONFIG / "recipes" / study
-        view = load_recipe_file(recipes / "features.yaml", FeatureRecipe)
-        recipe = load_recipe_file(recipes / "visualization.yaml", VisualizationRecipe)
+        view = load_file(recipes / "features.yaml", FeatureRecipe)
+        recipe = load_file(recipes / "visualization.yaml", VisualizationRecipe)
         own = BackboneChoice.model_validate(content)
         sizes = (view.size, recipe.mask, recipe.stride, recipe.batch_size)
         found.append(Case(f"{study}: {own.name}", own, *sizes))

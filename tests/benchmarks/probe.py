@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from detransfer.classification.accuracy import held_out
 from detransfer.classification.probe import fit_probe
-from detransfer.recipes import ProbeRecipe
+from detransfer.recipes.classification import ProbeRecipe
 
 IMAGES, DIMENSION, CLASSES, WIDE = 15_420, 2048, 257, 50_176
 PENALTIES = (1.0, 0.1, 0.01, 0.001)

@@ -27,7 +27,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix  # noqa: E402
 
 from detransfer.data.index import Index, empty_objects, read_index, write_index  # noqa: E402
 from detransfer.data.masks import VOID, encode_mask, resize_labels  # noqa: E402
-from detransfer.recipes import ResizeRecipe  # noqa: E402
+from detransfer.recipes.segmentation import ResizeRecipe  # noqa: E402
 from detransfer.segmentation.by_distance import WIDTHS  # noqa: E402
 from detransfer.segmentation.confusion import confusion  # noqa: E402
 from detransfer.segmentation.predictions import Predictions, write_predictions  # noqa: E402

@@ -34,10 +34,10 @@ from detransfer.features.neighbours import (
     nearest_pairs,
 )
 from detransfer.features.recipe import AnalysisRecipe
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RECIPE = load_recipe_file(REPOSITORY / "config/recipes/paper/analysis.yaml", AnalysisRecipe)
+RECIPE = load_file(REPOSITORY / "config/recipes/paper/analysis.yaml", AnalysisRecipe)
 THREADS, CLASSES, CLUSTERS, SEEDS = 2, 257, 200, (0, 1)
 QUERIES = 10  # faiss is asked one image in so many
 POINTS, POINT_DIMENSION = 5000, 256  # of t-SNE

@@ -14,7 +14,7 @@ from detransfer.backbone import build
 from detransfer.classification.accuracy import accuracy, bootstrap_interval, permuted
 from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, LabelledImages
-from detransfer.recipes import ClassificationRecipe, ImageRecipe
+from detransfer.recipes.classification import ClassificationRecipe, ImageRecipe
 from detransfer.study import BackboneChoice
 
 SHARES = [0.4, 0.2, 0.1, 0.1, 0.08, 0.07, 0.05]

@@ -25,7 +25,7 @@ from detransfer.classification.finetune import (
 from detransfer.console import InputError
 from detransfer.data.index import Index, empty_objects
 from detransfer.data.views import central_view
-from detransfer.recipes import ClassificationRecipe, ImageRecipe
+from detransfer.recipes.classification import ClassificationRecipe, ImageRecipe
 from detransfer.study import BackboneChoice
 
 TINY = BackboneChoice(name="resnet10t", arguments={"channels": [8, 8, 16, 16], "stem_width": 4})

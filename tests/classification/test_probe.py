@@ -24,7 +24,7 @@ from detransfer.classification.probe import (
 )
 from detransfer.classification.space import fit_space
 from detransfer.console import InputError
-from detransfer.recipes import ProbeRecipe
+from detransfer.recipes.classification import ProbeRecipe
 
 CLASSES, IMAGES = 5, 240
 NAMES = [f"class {number}" for number in range(CLASSES)]

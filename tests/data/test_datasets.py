@@ -324,7 +324,7 @@ from pathlib import Path
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
 from detransfer.data.readers import check_options
-from detransfer.recipes import load_recipes
+from detransfer.recipes.loading import load_recipes
 from detransfer.study import load_study
 for name in ("config", "demo"):
     study = load_study(yaml.safe_load(Path(f"config/{name}.yaml").read_text()), name)

@@ -20,7 +20,7 @@ from detransfer.data.miniature.places import PLACES, render_place
 from detransfer.data.miniature.recipe import FlowersRecipe, SunRecipe, WorldRecipe
 from detransfer.data.miniature.scenes import Scene, render_classification, render_scene
 from detransfer.data.miniature.world import World, make_world
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 SMALL = {
     name: {"classes": 4}
@@ -252,7 +252,7 @@ def test_voc_boxes_agree_with_the_masks(sample: list[Scene], year: int) -> None:
 
 
 def test_the_demo_recipe_is_the_default_and_bad_recipes_say_what_to_do(tmp_path: Path) -> None:
-    assert load_recipe_file(RECIPE, WorldRecipe) == WorldRecipe()
+    assert load_file(RECIPE, WorldRecipe) == WorldRecipe()
     with pytest.raises(ValidationError, match="a part_only world has at most 8 such classes"):
         WorldRecipe(distinction="part_only")
     with pytest.raises(ValidationError, match=r"must not fall, got \[5, 2\]"):
@@ -264,4 +264,4 @@ def test_the_demo_recipe_is_the_default_and_bad_recipes_say_what_to_do(tmp_path:
     path = tmp_path / "world.yaml"
     path.write_text("contrst: 0.5\n")
     with pytest.raises(InputError, match="contrast"):
-        load_recipe_file(path, WorldRecipe)
+        load_file(path, WorldRecipe)

@@ -18,7 +18,7 @@ from detransfer.data.miniature.archives import ARCHIVES, write_archives
 from detransfer.data.miniature.recipe import MOST_CLASSES, RENDERED, WorldRecipe
 from detransfer.data.miniature.world import World, class_pools, make_world
 from detransfer.data.readers import check_options, read_dataset
-from detransfer.study import load_recipe_file
+from detransfer.strict import load_file
 
 SMALL: dict[str, Any] = {
     "image_size": 64,
@@ -85,4 +85,4 @@ def test_the_recipe_of_a_world_knows_what_can_be_rendered(repository: Path) -> N
         pools = class_pools(distinction)
         assert {name: len(pool) for name, pool in pools.items()} == most
     demo = repository / "config/recipes/demo/world.yaml"
-    assert load_recipe_file(demo, WorldRecipe) == WorldRecipe()
+    assert load_file(demo, WorldRecipe) == WorldRecipe()

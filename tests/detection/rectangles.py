@@ -16,8 +16,10 @@ from PIL import Image
 
 from detransfer.backbone import build, save_backbone
 from detransfer.data.index import BOX, FLAGS, Index, read_index, write_index
-from detransfer.recipes import DetectionRecipe, InferenceRecipe
-from detransfer.study import BackboneChoice, Strict
+from detransfer.recipes.detection import DetectionRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.strict import Strict
+from detransfer.study import BackboneChoice
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
 # Equal widths in the last two stages would make timm leave out a layer at stride 16.

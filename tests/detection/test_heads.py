@@ -13,7 +13,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from detransfer.console import InputError
 from detransfer.detection.heads import FasterRcnnHead, Rfcn3000Head, Rois, _losses
 from detransfer.detection.rpn import IGNORED
-from detransfer.recipes import FasterRcnnRecipe, Rfcn3000Recipe
+from detransfer.recipes.detection import FasterRcnnRecipe, Rfcn3000Recipe
 from tests.detection.targets import iou, random_boxes, target
 
 SIZES = [(48, 64), (64, 40), (64, 64)]

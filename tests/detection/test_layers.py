@@ -14,7 +14,7 @@ from detransfer.backbone import build, conv5
 from detransfer.console import InputError
 from detransfer.detection.detector import Detector
 from detransfer.detection.layers import DetectorLayers
-from detransfer.recipes import DetectionRecipe, FasterRcnnRecipe
+from detransfer.recipes.detection import DetectionRecipe, FasterRcnnRecipe
 from tests.detection.rectangles import TINY, detection_recipe
 
 CHANNELS, SIDE = 32, 14  # of Conv5: 224 pixels at stride 16

@@ -18,7 +18,7 @@ from detransfer.detection.detector import Detector
 from detransfer.detection.mining import SAME, propose
 from detransfer.detection.predict import run_views, views
 from detransfer.detection.proposals import PROPOSAL_TYPES, read_proposals
-from detransfer.recipes import NegativeRecipe
+from detransfer.recipes.detection import NegativeRecipe
 from tests.detection.rectangles import (
     TINY,
     call,

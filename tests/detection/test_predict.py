@@ -32,7 +32,8 @@ from detransfer.detection.predict import (
     views,
 )
 from detransfer.detection.train import ChipDataset, scenes
-from detransfer.recipes import InferenceRecipe, ScaleRecipe
+from detransfer.recipes.detection import ScaleRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.study import BackboneChoice
 from detransfer.training import Run, train
 from tests.detection.rectangles import (

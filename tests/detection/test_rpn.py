@@ -13,7 +13,7 @@ from torchvision.ops import nms
 
 from detransfer.detection.rpn import IGNORED, ScaleAwareRpn, in_range
 from detransfer.detection.sampling import KeyedSampler
-from detransfer.recipes import RpnRecipe
+from detransfer.recipes.detection import RpnRecipe
 from tests.detection.targets import iou, random_boxes, target
 
 

@@ -17,7 +17,7 @@ from detransfer.detection.chips import Chip, ChipPlan, ChipScale
 from detransfer.detection.proposals import Proposals
 from detransfer.detection.rpn import IGNORED
 from detransfer.detection.train import LARGEST_SIDE, ChipDataset, Scenes, plan_epoch, scenes
-from detransfer.recipes import ScaleRecipe
+from detransfer.recipes.detection import ScaleRecipe
 from tests.detection.rectangles import COLOURS, TINY, detection_recipe, write_rectangles
 
 PLAN = chip_plan(detection_recipe().chips)

@@ -25,7 +25,8 @@ from detransfer.detection.proposals import PROPOSAL_TYPES
 from detransfer.documentation import recipe_models, typed_models
 from detransfer.report import metrics, tables
 from detransfer.segmentation.by_distance import CELL_TYPES
-from detransfer.study import Strict, Study, load_study
+from detransfer.strict import Strict
+from detransfer.study import Study, load_study
 from docs.pages import on_page_markdown
 from scripts import check_dataset, describe_dataset
 

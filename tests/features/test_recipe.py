@@ -8,7 +8,8 @@ import yaml
 
 from detransfer.console import InputError
 from detransfer.features.recipe import AnalysisRecipe, analysed_targets, compared, load_analysis
-from detransfer.study import Study, load_recipe_file, load_study
+from detransfer.strict import load_file
+from detransfer.study import Study, load_study
 
 
 def study(repository: Path, folder: Path, **changes: Any) -> Study:
@@ -23,7 +24,7 @@ def study(repository: Path, folder: Path, **changes: Any) -> Study:
 @pytest.mark.parametrize("name", ["demo", "sample", "evening", "paper"])
 def test_every_study_has_a_recipe(repository: Path, name: str) -> None:
     path = repository / "config/recipes" / name / "analysis.yaml"
-    recipe = load_recipe_file(path, AnalysisRecipe)
+    recipe = load_file(path, AnalysisRecipe)
     assert len(recipe.clusters.counts) == 30 and recipe.clusters.counts[0] == 2
     assert {recipe.clusters.close, recipe.clusters.distant} <= set(recipe.clusters.all_counts)
     assert recipe.clusters.distant < 5 and len(recipe.clusters.seeds) >= 3
@@ -74,9 +75,9 @@ def test_cluster_counts_rise(tmp_path: Path, repository: Path) -> None:
     path = tmp_path / "analysis.yaml"
     path.write_text(text.replace("[2, 3, 4,", "[3, 2, 4,"))
     with pytest.raises(InputError, match="clusters: counts: the smallest comes first"):
-        load_recipe_file(path, AnalysisRecipe)
+        load_file(path, AnalysisRecipe)
     path.write_text(text.replace("[2, 3, 4,", "[1, 3, 4,"))
     with pytest.raises(
         InputError, match=r"clusters\.counts\.0: Input should be greater than or eq"
     ):
-        load_recipe_file(path, AnalysisRecipe)
+        load_file(path, AnalysisRecipe)

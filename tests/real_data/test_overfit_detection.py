@@ -16,7 +16,8 @@ from detransfer.detection.coco_metrics import coco_average_precision
 from detransfer.detection.detector import Detector
 from detransfer.detection.predict import predict
 from detransfer.detection.train import chip_epochs
-from detransfer.recipes import DetectionRecipe, InferenceRecipe
+from detransfer.recipes.detection import DetectionRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.study import BackboneChoice
 from detransfer.training import Run, train
 

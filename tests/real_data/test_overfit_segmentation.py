@@ -12,7 +12,7 @@ import torch
 from detransfer.backbone import build, load_backbone
 from detransfer.data.extract import Part, extract
 from detransfer.data.readers import read_dataset
-from detransfer.recipes import SegmentationRecipe
+from detransfer.recipes.segmentation import SegmentationRecipe
 from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import masked_images

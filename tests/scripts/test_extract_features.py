@@ -21,7 +21,7 @@ from detransfer.detection.detector import Detector
 from detransfer.features import extract
 from detransfer.features.extract import BackboneFeatures, load_frozen, record
 from detransfer.features.store import open_features
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from tests.detection.rectangles import TINY, call, detection_recipe, write_rectangles, write_start
 
 RECIPE = {"task": "features", "size": 64, "resize": 72, "output_stride": 16, "batch_size": 5}

@@ -12,7 +12,7 @@ import pytest
 
 from detransfer.data.index import BOX, OBJECT_TYPES, Index
 from detransfer.data.masks import VOID
-from detransfer.recipes import ScaleRecipe
+from detransfer.recipes.detection import ScaleRecipe
 
 
 @pytest.fixture(scope="module")

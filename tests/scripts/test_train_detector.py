@@ -21,7 +21,7 @@ from detransfer.detection.heads import Rfcn3000Head
 from detransfer.detection.predict import load_detector
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import ChipDataset
-from detransfer.recipes import DetectionRecipe
+from detransfer.recipes.detection import DetectionRecipe
 from detransfer.study import BackboneChoice
 from tests.detection.rectangles import (
     COLOURS,

@@ -20,7 +20,7 @@ from detransfer.backbone import build, read_weights, save_backbone
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index, write_index
 from detransfer.data.masks import VOID, encode_mask, read_mask, resize_labels
-from detransfer.recipes import ResizeRecipe
+from detransfer.recipes.segmentation import ResizeRecipe
 from detransfer.report.metrics import read_metrics
 from detransfer.segmentation.by_distance import read_confusion, trimap
 from detransfer.segmentation.confusion import confusion

@@ -23,7 +23,7 @@ from detransfer.backbone import (
 )
 from detransfer.console import InputError
 from detransfer.data.masks import VOID
-from detransfer.recipes import SegmentationRecipe
+from detransfer.recipes.segmentation import SegmentationRecipe
 from detransfer.segmentation.deeplab import Segmenter, load_segmenter, pixel_loss
 from tests.segmentation.scenes import TINY
 

@@ -14,7 +14,7 @@ from detransfer.backbone import build
 from detransfer.console import InputError
 from detransfer.data.index import Index
 from detransfer.data.masks import VOID
-from detransfer.recipes import ResizeRecipe
+from detransfer.recipes.segmentation import ResizeRecipe
 from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import MaskedImages, masked_images
 from detransfer.segmentation.predict import batches_by_size, predict

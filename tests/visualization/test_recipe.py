@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from detransfer.console import InputError
-from detransfer.recipes import FeatureRecipe
-from detransfer.study import load_recipe_file, load_study
+from detransfer.recipes.classification import FeatureRecipe
+from detransfer.strict import load_file
+from detransfer.study import load_study
 from detransfer.visualization.recipe import load_visualization
 
 STUDIES = ("demo", "sample", "evening", "paper")
@@ -18,7 +19,7 @@ def test_the_square_hides_as_much_of_every_studys_view(repository: Path, name: s
     file = repository / "config" / ("config.yaml" if name == "paper" else f"{name}.yaml")
     content = yaml.safe_load(file.read_text())
     study = load_study({**content, "recipes": str(repository / "config/recipes")}, str(file))
-    view = load_recipe_file(study.recipe("features"), FeatureRecipe)
+    view = load_file(study.recipe("features"), FeatureRecipe)
     recipe = load_visualization(study, view)
     assert recipe.mask / view.size == pytest.approx(60 / 224, abs=0.005)
     assert (recipe.images is None) == (name == "paper")  # which looks at all of them

@@ -24,8 +24,8 @@ from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import Index
 from detransfer.data.views import central_view
-from detransfer.recipes import ClassificationRecipe, ImageRecipe
-from detransfer.study import validate
+from detransfer.recipes.classification import ClassificationRecipe, ImageRecipe
+from detransfer.strict import validate
 from detransfer.training_run import architecture_of
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a random crop, relative to a square

@@ -19,7 +19,7 @@ from detransfer.classification.accuracy import held_out, place_in_class
 from detransfer.classification.lbfgs import Minimum, Point, minimise
 from detransfer.classification.space import Space, fit_space
 from detransfer.console import InputError
-from detransfer.recipes import ProbeRecipe
+from detransfer.recipes.classification import ProbeRecipe
 
 Blocks = Callable[[], Iterable[tuple[slice, np.ndarray]]]
 

@@ -12,7 +12,7 @@ import pandas as pd
 from detransfer.classification.finetune import LabelledImages
 from detransfer.console import InputError
 from detransfer.files import atomic
-from detransfer.recipes import ClassificationRecipe
+from detransfer.recipes.classification import ClassificationRecipe
 
 COLUMNS = ["learning_rate", "weight_decay", "top1", "images", "chosen"]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from detransfer.data.formats import READERS
-from detransfer.study import Name, Strict, load_recipe_file, suggest
+from detransfer.strict import Name, Strict, load_file, suggest
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
 Digest256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -115,4 +115,4 @@ def load_catalog(path: Path = CATALOG) -> Catalog:
     Raises InputError for a missing or malformed file, an unknown key, an unknown reader (with the
     closest known name) and a data set whose archive is not listed.
     """
-    return load_recipe_file(path, Catalog)
+    return load_file(path, Catalog)

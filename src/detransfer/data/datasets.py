@@ -6,15 +6,8 @@ from detransfer.console import InputError
 from detransfer.data.catalog import Catalog, Dataset, load_catalog
 from detransfer.data.miniature.recipe import RENDERED, WorldRecipe
 from detransfer.data.readers import check_options
-from detransfer.study import (
-    DatasetChange,
-    Study,
-    Target,
-    Trained,
-    load_recipe_file,
-    suggest,
-    validate,
-)
+from detransfer.strict import load_file, suggest, validate
+from detransfer.study import DatasetChange, Study, Target, Trained
 
 # What a task learns from; a reader's options say for which one a data set is.
 TRUTH = {
@@ -100,7 +93,7 @@ def _leak(place: str, name: str, dataset: Dataset) -> str:
 
 def _check_world(study: Study, catalog: Catalog, datasets: dict[str, Dataset]) -> None:
     """Raise InputError for a world that cannot be rendered, or not for all data sets."""
-    load_recipe_file(study.world_recipe, WorldRecipe)
+    load_file(study.world_recipe, WorldRecipe)
     rendered = {name for known in RENDERED for name in catalog.datasets[known].fetched}
     for name, dataset in datasets.items():
         for archive in dataset.fetched:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from detransfer.console import InputError
 from detransfer.files import atomic
-from detransfer.study import suggest
+from detransfer.strict import suggest
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 16  # bytes between two writes: at most so much is lost when a connection breaks

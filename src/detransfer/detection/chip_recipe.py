@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from detransfer.detection.chips import ChipPlan, ChipScale
-from detransfer.recipes import ChipRecipe, ScaleRecipe
+from detransfer.recipes.detection import ChipRecipe, ScaleRecipe
 
 
 def chip_scale(recipe: ScaleRecipe) -> ChipScale:

@@ -12,7 +12,8 @@ from torchvision.models.detection.image_list import ImageList
 from detransfer.backbone import conv4_and_conv5, conv5, hold_still, stage_channels
 from detransfer.detection.heads import FasterRcnnHead, Rfcn3000Head
 from detransfer.detection.rpn import ScaleAwareRpn, Targets
-from detransfer.recipes import DetectionRecipe, FasterRcnnRecipe, InferenceRecipe, NegativeRecipe
+from detransfer.recipes.detection import DetectionRecipe, FasterRcnnRecipe, NegativeRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
 
 
 class Detector(nn.Module):

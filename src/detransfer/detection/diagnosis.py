@@ -23,7 +23,7 @@ import pandas as pd
 
 from detransfer.console import InputError
 from detransfer.detection.overlap import Candidates, match_in_order
-from detransfer.study import suggest
+from detransfer.strict import suggest
 
 CORRECT = 0.5  # IoU of a correct box
 CONFUSED = 0.1  # IoU from which a wrong box is about an object, and not background

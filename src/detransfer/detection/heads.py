@@ -27,7 +27,7 @@ from detransfer.detection.roi_blob import SAMPLES, RoiBlob
 from detransfer.detection.rpn import Targets, in_range
 from detransfer.detection.sampling import KeyedSampler, keyed_generator, some
 from detransfer.ranks import mean_count
-from detransfer.recipes import FasterRcnnRecipe, Rfcn3000Recipe
+from detransfer.recipes.detection import FasterRcnnRecipe, Rfcn3000Recipe
 
 Detections = list[dict[str, Tensor]]
 Sizes = Sequence[tuple[int, int]]

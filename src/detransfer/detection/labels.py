@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from detransfer.backbone import conv5, hold_still
 from detransfer.detection.rpn import Targets
-from detransfer.recipes import DetectionRecipe
+from detransfer.recipes.detection import DetectionRecipe
 
 PRIOR = 0.01  # probability of every class before training (Lin et al., "Focal Loss", section 4.1)
 

@@ -18,7 +18,7 @@ from detransfer.detection.detector import Detector
 from detransfer.detection.predict import chunks, run_views, views
 from detransfer.detection.proposals import PROPOSAL_TYPES
 from detransfer.ranks import in_turn, own
-from detransfer.recipes import NegativeRecipe, ScaleRecipe
+from detransfer.recipes.detection import NegativeRecipe, ScaleRecipe
 
 SAME = 0.7  # overlap at which proposals of different scales are one (lib/dataset/imdb.py)
 BATCH = 4  # images of one shape at once; the result does not depend on it

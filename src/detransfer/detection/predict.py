@@ -27,8 +27,9 @@ from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
 from detransfer.detection.suppression import soft_nms
 from detransfer.ranks import in_turn, own
-from detransfer.recipes import DetectionRecipe, InferenceRecipe, ScaleRecipe
-from detransfer.study import validate
+from detransfer.recipes.detection import DetectionRecipe, ScaleRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.strict import validate
 from detransfer.training_run import architecture_of
 
 GRID = 32  # images are padded to multiples of it, so that many share a shape

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from detransfer.console import InputError
 from detransfer.data.index import BOX
 from detransfer.files import atomic
-from detransfer.recipes import ChipRecipe
+from detransfer.recipes.detection import ChipRecipe
 
 PROPOSAL_TYPES = {"image_id": "int32", **dict.fromkeys([*BOX, "score"], "float32")}
 DIGEST = b"index_digest"

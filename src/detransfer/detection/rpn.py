@@ -18,7 +18,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from detransfer.detection.sampling import KeyedSampler
 from detransfer.ranks import mean_count
-from detransfer.recipes import RpnRecipe
+from detransfer.recipes.detection import RpnRecipe
 
 IGNORED = -1  # label of objects that are neither learnt nor background (difficult, crowd)
 Targets = list[dict[str, Tensor]]

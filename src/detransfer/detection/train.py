@@ -24,7 +24,7 @@ from detransfer.detection.chip_recipe import chip_plan
 from detransfer.detection.chips import Chip, ChipPlan, place, show
 from detransfer.detection.proposals import Proposals
 from detransfer.detection.rpn import IGNORED
-from detransfer.recipes import ChipRecipe
+from detransfer.recipes.detection import ChipRecipe
 
 BLOCK = 1024  # images that are planned at once
 LARGEST_SIDE = 20_000  # pixels of an enlarged image; its grid has 125,000 windows

@@ -25,7 +25,7 @@ from detransfer.detection.average_precision import (
 )
 from detransfer.detection.detections import read_detections
 from detransfer.detection.resampled import resampled_coco, resampled_map
-from detransfer.recipes import VocRecipe
+from detransfer.recipes.evaluation import VocRecipe
 from detransfer.report.bootstrap import Scores, resamples
 from detransfer.report.claims import Target
 from detransfer.report.metrics import RunMetrics, check_comparable

@@ -20,7 +20,7 @@ from detransfer.data.index import Index
 from detransfer.data.views import central_view
 from detransfer.features.store import FeatureWriter
 from detransfer.ranks import first, in_turn, own
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from detransfer.training_run import architecture_of
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from detransfer.console import InputError
-from detransfer.study import Distinct, Name, Strict, Study, load_recipe_file, suggest
+from detransfer.strict import Distinct, Name, Strict, load_file, suggest
+from detransfer.study import Study
 
 Count = Annotated[int, Field(ge=2)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct]
@@ -109,7 +110,7 @@ def load_analysis(study: Study) -> AnalysisRecipe | None:
     if not classified:
         return None
     path = study.recipe("analysis")
-    recipe = load_recipe_file(path, AnalysisRecipe)
+    recipe = load_file(path, AnalysisRecipe)
     _check_known(f"{path}: targets", recipe.targets or (), classified, "target of classification")
     for pair in recipe.pairs or ():
         _check_known(f"{path}: pairs", pair, study.pretrainings, "pre-training")

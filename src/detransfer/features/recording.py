@@ -16,7 +16,7 @@ from detransfer.features.extract import CentralViews, estimate_statistics, recor
 from detransfer.files import digest, sha256
 from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
 

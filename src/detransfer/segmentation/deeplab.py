@@ -24,8 +24,8 @@ from detransfer.backbone import (
 )
 from detransfer.console import InputError
 from detransfer.data.masks import VOID
-from detransfer.recipes import AsppRecipe, PlainHeadRecipe, SegmentationRecipe
-from detransfer.study import validate
+from detransfer.recipes.segmentation import AsppRecipe, PlainHeadRecipe, SegmentationRecipe
+from detransfer.strict import validate
 from detransfer.training_run import architecture_of
 
 

@@ -18,7 +18,7 @@ from detransfer.batches import Example
 from detransfer.data.decoding import decode
 from detransfer.data.index import Index
 from detransfer.data.masks import mask_paths, read_mask, resize_labels
-from detransfer.recipes import ResizeRecipe
+from detransfer.recipes.segmentation import ResizeRecipe
 
 
 @dataclass(frozen=True, eq=False)

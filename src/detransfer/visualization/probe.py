@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from detransfer.console import InputError
 from detransfer.data.index import Index
 from detransfer.files import digest, sha256
-from detransfer.recipes import FeatureRecipe
+from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.metrics import read_metrics
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from detransfer.console import InputError
-from detransfer.recipes import FeatureRecipe
-from detransfer.study import Strict, Study, load_recipe_file
+from detransfer.recipes.classification import FeatureRecipe
+from detransfer.strict import Strict, load_file
+from detransfer.study import Study
 
 STAGE = "visualization"
 
@@ -29,7 +30,7 @@ class VisualizationRecipe(Strict):
 def load_visualization(study: Study, view: FeatureRecipe) -> VisualizationRecipe:
     """Return the study's recipe; raises InputError where its square does not fit into the view."""
     path = study.recipe(STAGE)
-    recipe = load_recipe_file(path, VisualizationRecipe)
+    recipe = load_file(path, VisualizationRecipe)
     for key in ("mask", "stride"):
         if getattr(recipe, key) >= view.size:
             raise InputError(

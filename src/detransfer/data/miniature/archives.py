@@ -18,7 +18,7 @@ from detransfer.console import InputError
 from detransfer.data.miniature import classification, coco, imagenet, occlusion, openimages, voc
 from detransfer.data.miniature.world import World
 from detransfer.files import atomic, sha256
-from detransfer.study import suggest
+from detransfer.strict import suggest
 
 log = logging.getLogger(__name__)
 

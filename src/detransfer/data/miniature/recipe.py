@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from detransfer.study import Strict
+from detransfer.strict import Strict
 
 Distinction = Literal["body_and_part", "part_only", "extent_only"]
 # The pool that the classes of a data set are the first of, and how many classes each pool has.

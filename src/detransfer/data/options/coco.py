@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from detransfer.data.readers.faults import Policy
-from detransfer.study import Strict
+from detransfer.strict import Strict
 
 
 class CocoSet(Strict):

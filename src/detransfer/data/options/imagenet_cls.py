@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from detransfer.study import Strict
+from detransfer.strict import Strict
 
 
 class Options(Strict):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from detransfer.data.readers.faults import Policy
-from detransfer.study import Strict
+from detransfer.strict import Strict
 
 Split = Literal["train", "validation", "test"]
 Digit = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f"]

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from detransfer.data.readers.faults import Policy
-from detransfer.study import Strict, suggest
+from detransfer.strict import Strict, suggest
 
 KINDS = {
     "vehicle": ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from detransfer.console import InputError
 from detransfer.data.formats import READERS
-from detransfer.study import suggest, validate
+from detransfer.strict import suggest, validate
 
 if TYPE_CHECKING:
     from detransfer.data.index import Index

@@ -16,7 +16,7 @@ from detransfer.data.images import image_sizes
 from detransfer.data.index import Index, empty_objects
 from detransfer.data.options.image_folder import Options
 from detransfer.data.readers.lists import SUFFIXES, image_files, subfolders
-from detransfer.study import suggest
+from detransfer.strict import suggest
 
 
 def read(root: Path, options: Options) -> Index:

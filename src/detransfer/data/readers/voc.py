@@ -24,7 +24,7 @@ from detransfer.data.index import BOX, OBJECT_TYPES, Index, empty_objects
 from detransfer.data.options.voc import SUPERCLASS, Options
 from detransfer.data.readers.faults import BadObject, Faults
 from detransfer.data.readers.lists import read_names
-from detransfer.study import suggest
+from detransfer.strict import suggest
 
 OFFICIAL_NAME = re.compile(r"(?:(\d{4})_)?(\d{6})")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
