@@ -21,8 +21,17 @@ class InputError(Exception):
     """Something that the user gave is wrong.
 
     The message says which file, which line or object, what is wrong and what to do about it.
-    Programs print it without a traceback.
+    Programs print it without a traceback. What it quotes of a file cannot break the line or steer
+    the terminal: characters that are not printed are written out, as in ``\\x1b``.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(map(_visible, message)))
+
+
+def _visible(sign: str) -> str:
+    shown = sign.isprintable() or sign == "\n"
+    return sign if shown else sign.encode("unicode_escape").decode()
 
 
 def run(main: Callable[[], None]) -> None:
