@@ -18,7 +18,6 @@ from markupsafe import Markup
 from detransfer import __version__
 from detransfer.console import InputError, run
 from detransfer.files import atomic, sha256
-from detransfer.report import comparison
 from detransfer.report.comparison import Layout, lay_out
 from detransfer.report.costs import read_costs
 from detransfer.report.forest import read_statements
@@ -36,7 +35,7 @@ from detransfer.report.page import (
 )
 from detransfer.report.pictures import embed
 from detransfer.report.prose import Caption, read_caption, read_document
-from detransfer.report.runs import anchor, read_runs
+from detransfer.report.runs import anchor, read_runs, targets
 from detransfer.weights import read_header
 
 BY_TARGET = Layout(("run",), ("target", "metric"), {})
@@ -138,6 +137,7 @@ SECTIONS: dict[str, tuple[str, tuple[Item, ...]]] = {
     "attention": ("What the networks look at", (Figure("figure8"), Figure("figure9"))),
 }  # fmt: skip
 TASKS = ("pretraining", "detection", "segmentation", "classification", "probe", "visualization")
+OF_CONTROLS = ("controls/shuffled_probe", "controls/shuffled_finetuning")
 DESCRIBED = {
     "classes": ("classes",),
     "images": ("train_images", "eval_images"),
@@ -192,8 +192,11 @@ def shown(item: Item) -> str:
     return f"{item.name}.{kinds.get(type(item), 'csv')}"
 
 
-def part(item: Item, study: Study, anchors: set[str]) -> Part:
-    """Return an item with its caption, or with the command that makes it."""
+def part(item: Item, study: Study, places: set[str]) -> Part:
+    """Return an item with its caption, or with the command that makes it.
+
+    ``places`` are the anchors of the runs on the page, and the names that these are grouped under.
+    """
     caption = caption_of(item, study)
     path = study.results / shown(item)
     if not path.is_file():
@@ -210,7 +213,7 @@ def part(item: Item, study: Study, anchors: set[str]) -> Part:
         return Part(shown(item), caption.title, caption.text, files=files)
     table = read_table(path)
     if isinstance(item, Gates):
-        gates = tuple(read_gates(table))
+        gates = tuple(read_gates(table, places))
         return Part(shown(item), caption.title, caption.text, files=files, gates=gates)
     if isinstance(item, List):
         rows = table1(table) if item.name == "table1" else plain(table, item.columns)
@@ -220,20 +223,12 @@ def part(item: Item, study: Study, anchors: set[str]) -> Part:
         place: name
         for place, cell in grid.cells.items()
         if (name := anchor(item.task.format(place[0][0].split()[0]), cell.target, cell.run))
-        in anchors
+        in places
     }
     return Part(
         shown(item), caption.title, caption.text,
         files=files, grid=grid, heading=item.heading, links=links,
     )  # fmt: skip
-
-
-def origins(item: Grid, grid: comparison.Grid) -> dict[comparison.Place, str]:
-    """Return the anchors of the runs behind the cells of a grid."""
-    return {
-        place: anchor(item.task.format(place[0][0].split()[0]), cell.target, cell.run)
-        for place, cell in grid.cells.items()
-    }
 
 
 def caption_of(item: Item, study: Study) -> Caption:
@@ -307,10 +302,10 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def section(name: str, study: Study, anchors: set[str]) -> Section:
+def section(name: str, study: Study, places: set[str]) -> Section:
     """Return a section with what is there or will be; the rest is only named."""
     title, items = SECTIONS[name]
-    parts = tuple(part(i, study, anchors) for i in items if study.is_there(i) or study.makes(i))
+    parts = tuple(part(i, study, places) for i in items if study.is_there(i) or study.makes(i))
     absent = [i for i in items if not study.is_there(i) and not study.makes(i)]
     names = tuple(caption_of(item, study).title.rstrip(".") for item in absent)
     return Section(name, title, parts, names)
@@ -361,17 +356,19 @@ def main() -> None:
     planned = None if arguments.planned is None else frozenset(map(str, arguments.planned))
     study = Study(results, arguments.captions, planned, arguments.command)
     runs = read_runs(results, TASKS, results / "logs")
-    anchors = {each.anchor for each in runs}
+    control_runs = read_runs(results, OF_CONTROLS, results / "logs")
+    places = {each.anchor for each in runs} | targets([*runs, *control_runs]).keys()
     page = Page(
         study=arguments.study or results.name,
         rendered=arguments.rendered,
         version=__version__,
         claims=claims(study),
-        controls=tuple(part(item, study, anchors) for item in CONTROLS),
-        sections=tuple(section(name, study, anchors) for name in SECTIONS),
+        controls=tuple(part(item, study, places) for item in CONTROLS),
+        sections=tuple(section(name, study, places) for name in SECTIONS),
         deviations=read_document(arguments.deviations, level=3, prefix="deviations-"),
         costs=Costs(read_costs(results, held(arguments.gpus))),
         runs=tuple(runs),
+        control_runs=tuple(control_runs),
         backbones=backbones(results),
     )
     with atomic(arguments.output) as temporary:

@@ -60,6 +60,7 @@ SHORT: dict[str, dict[str, Any]] = {
         "training": {"epochs": 1, "warmup_steps": 10},
         "images": {"size": 112, "resize": 128},
     },
+    "visualization": {"images": 40, "stride": 40},
 }
 IMAGES_AND_OBJECTS = {  # of each split
     "voc_detection": {"voc2007_trainval": (944, 2439), "voc2012_trainval": (155, 520),

@@ -40,3 +40,9 @@ def test_lines_keep_their_numbers_and_words(read: dict[str, bool]) -> None:
     assert (size.outcome, size.detail) == ("fails", "sizes tell")
     dial = gates[2].lines[0]
     assert (dial.value, dial.low, dial.chance, dial.target) == (None, None, None, "")
+
+
+def test_a_line_leads_to_the_runs_of_its_control_or_else_of_its_target() -> None:
+    gates = read_gates(pd.read_csv(StringIO(TABLE)), {"voc", "caltech", "leaks"})
+    origins = {(gate.name, line.origin) for gate in gates for line in gate.lines}
+    assert origins == {("leaks", "leaks"), ("floors", "voc"), ("dial", ""), ("oracle", "voc")}

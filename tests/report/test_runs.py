@@ -62,3 +62,27 @@ def test_seeds_share_a_place_and_other_runs_do_not(tmp_path: Path) -> None:
 
 def test_no_results_have_no_runs(tmp_path: Path) -> None:
     assert read_runs(tmp_path / "absent", TASKS, tmp_path / "absent/logs") == []
+
+
+def test_runs_of_a_control_stand_apart_with_their_own_logs(tmp_path: Path) -> None:
+    write(tmp_path, "probe/conv5", "voc", "coco", 0)
+    write(tmp_path, "detection", "voc", "coco", 0)
+    for control, task in (("shuffled_probe", "probe/conv5"), ("shuffled_finetuning", "detection")):
+        write(tmp_path / "made", task, "voc", "coco", 0)
+        (tmp_path / "controls").mkdir(exist_ok=True)
+        (tmp_path / "made" / FOLDERS[task]).rename(tmp_path / "controls" / control)
+    log(tmp_path, *(f"{rule}/voc/coco/seed0" for rule in
+                    ("probe", "probe_shuffled", "detect", "finetune_shuffled")))  # fmt: skip
+    own = read_runs(tmp_path, TASKS, tmp_path / "logs")
+    places = ("controls/shuffled_probe", "controls/shuffled_finetuning")
+    made = read_runs(tmp_path, places, tmp_path / "logs")
+    groups = targets([*own, *made])
+    assert {
+        name: [[file.parts[1] for file in run.logs] for run in runs]
+        for name, runs in groups.items()
+    } == {
+        "voc": [["detect"], ["probe"]],
+        "shuffled_finetuning": [["finetune_shuffled"]],
+        "shuffled_probe": [["probe_shuffled"]],
+    }
+    assert len({run.anchor for run in [*own, *made]}) == 4

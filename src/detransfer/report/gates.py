@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ WORST_FIRST = ("fails", "not run", "holds", "printed")
 class Line:
     """A line of a control: what was measured on a target, what it must be, and what came of it.
 
-    Numbers are None where there are none.
+    Numbers are None where there are none. ``origin`` names the group of runs that it was measured
+    on (of the control, or of the target), where the page shows them.
     """
 
     target: str
@@ -29,6 +30,7 @@ class Line:
     must: str
     outcome: str
     detail: str
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,23 @@ class Gate:
     lines: tuple[Line, ...]
 
 
-def read_gates(table: pd.DataFrame) -> list[Gate]:
-    """Return the controls of a controls table (``controls.csv``), in its order."""
+def read_gates(table: pd.DataFrame, groups: Collection[str] = ()) -> list[Gate]:
+    """Return the controls of a controls table (``controls.csv``), in its order.
+
+    ``groups`` are the names under which the page shows runs.
+    """
     gates = []
     for name, part in table.groupby("control", sort=False):
-        lines = tuple(_line(row) for row in part.to_dict("records"))
+        lines = tuple(_line(row, groups) for row in part.to_dict("records"))
         outcomes = {line.outcome for line in lines}
         worst = next((each for each in WORST_FIRST if each in outcomes), "not run")
         gates.append(Gate(str(name), worst, lines))
     return gates
 
 
-def _line(row: Mapping[Any, Any]) -> Line:
+def _line(row: Mapping[Any, Any], groups: Collection[str]) -> Line:
     texts = {name: "" if pd.isna(row[name]) else str(row[name]) for name in row}
+    places = (texts["control"], texts["target"])
     value, low, high, chance = (_number(row[name]) for name in ("value", "low", "high", "chance"))
     return Line(
         texts["target"],
@@ -65,6 +71,7 @@ def _line(row: Mapping[Any, Any]) -> Line:
         texts["must"],
         OUTCOMES.get(texts["holds"], texts["holds"]),
         texts["detail"],
+        next((name for name in places if name in groups), ""),
     )
 
 

@@ -184,6 +184,7 @@ class Page:
     deviations: Markup
     costs: Costs
     runs: tuple[Run, ...]
+    control_runs: tuple[Run, ...]
     backbones: tuple[Backbone, ...]
 
     @property
@@ -205,8 +206,9 @@ class Page:
         return {backbone.digest: backbone.name for backbone in self.backbones}
 
     @property
-    def runs_by_target(self) -> dict[str, list[Run]]:
-        return targets(self.runs)
+    def run_groups(self) -> dict[str, list[Run]]:
+        """The runs by target; those that were made for a control by its name, after all others."""
+        return targets([*self.runs, *self.control_runs])
 
 
 def render(page: Page) -> str:

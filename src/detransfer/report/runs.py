@@ -11,6 +11,8 @@ from typing import Any
 from detransfer.report.metrics import RunMetrics, RunName, read_metrics
 
 PROBE, PRETRAINING, VISUALIZATION = "probe", "pretraining", "visualization"
+CONTROLS, SHUFFLED = "controls", "shuffled"
+Rules = tuple[bool, bool]  # whether they probe, and whether they are of the shuffled control
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,15 @@ class Run:
     logs: tuple[Path, ...]
 
     @property
+    def control(self) -> str:
+        """The control that the run is made for; empty for a run of the study itself."""
+        return self.path.parts[1] if self.path.parts[0] == CONTROLS else ""
+
+    @property
     def anchor(self) -> str:
         name = self.metrics.run
-        return anchor(name.task, name.target, name.pretraining)
+        task = f"{CONTROLS}/{self.control}" if self.control else name.task
+        return anchor(task, name.target, name.pretraining)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -56,7 +64,8 @@ def read_runs(results: Path, tasks: Iterable[str], logs: Path) -> list[Run]:
     Runs lie in the folders of the ``tasks`` in ``results``; what else lies there (other studies,
     say) is none of this one. The logs of a run lie in ``logs`` as
     ``<rule>/<target>/<pre-training>/seed<k>.log`` (of visualizations without the seed), those of a
-    pre-training as ``<rule>/<pre-training>.log``; probes are the rules that are called so.
+    pre-training as ``<rule>/<pre-training>.log``; probes are the rules that are called so, and
+    those of the control with permuted labels end in ``_shuffled``.
 
     Raises InputError for a ``metrics.json`` of another form.
     """
@@ -64,36 +73,40 @@ def read_runs(results: Path, tasks: Iterable[str], logs: Path) -> list[Run]:
     runs = []
     for path in sorted(path for task in tasks for path in (results / task).rglob("metrics.json")):
         metrics = read_metrics(path)
-        own = tuple(file.relative_to(results) for file in known.get(_place(metrics.run), []))
-        runs.append(Run(metrics, path.relative_to(results), own))
+        place = path.relative_to(results)
+        found = known.get(_place(metrics.run, place.parts[0] == CONTROLS), [])
+        runs.append(Run(metrics, place, tuple(file.relative_to(results) for file in found)))
     return sorted(runs, key=_order)
 
 
 def targets(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Return the runs by their target, pre-trainings' own quality under their own name."""
+    """Return the runs by their target, pre-trainings' own quality under their own name.
+
+    Runs that are made for a control stand under the control's name.
+    """
     found: dict[str, list[Run]] = {}
     for run in runs:
-        found.setdefault(run.metrics.run.target, []).append(run)
+        found.setdefault(run.control or run.metrics.run.target, []).append(run)
     return found
 
 
-def _logs(folder: Path) -> dict[tuple[bool, str], list[Path]]:
-    """Return the logs by whether they are of a probe, and by their place below their rule."""
-    found: dict[tuple[bool, str], list[Path]] = {}
+def _logs(folder: Path) -> dict[tuple[Rules, str], list[Path]]:
+    """Return the logs by the kind of their rule, and by their place below it."""
+    found: dict[tuple[Rules, str], list[Path]] = {}
     for file in sorted(folder.rglob("*.log")):
         rule, _, place = file.relative_to(folder).with_suffix("").as_posix().partition("/")
-        found.setdefault((rule.startswith(PROBE), place), []).append(file)
+        kind = rule.startswith(PROBE), rule.endswith(SHUFFLED)
+        found.setdefault((kind, place), []).append(file)
     return found
 
 
-def _place(run: RunName) -> tuple[bool, str]:
-    """Return where below their rules the logs of a run lie."""
+def _place(run: RunName, shuffled: bool) -> tuple[Rules, str]:
+    """Return the kind of the rules that made a run, and where below them its logs lie."""
+    kind = run.task.startswith(PROBE), shuffled
     if run.task == PRETRAINING:
-        return False, run.pretraining
+        return kind, run.pretraining
     place = f"{run.target}/{run.pretraining}"
-    if run.task == VISUALIZATION:
-        return False, place
-    return run.task.startswith(PROBE), f"{place}/seed{run.seed}"
+    return kind, place if run.task == VISUALIZATION else f"{place}/seed{run.seed}"
 
 
 def _order(run: Run) -> tuple[str, str, str, int]:
