@@ -218,7 +218,7 @@ def draw(table: pd.DataFrame, roots: dict[str, Path], down: int) -> plt.Figure:
 
 
 def _draw_pair(axes: np.ndarray, row: dict[Any, Any], root: Path) -> None:
-    both = f"{row['correlation_first']:.2f}, {row['correlation_second']:.2f}"
+    both = f"{row['correlation_first']:.3f}, {row['correlation_second']:.3f}"
     for axis, tail, more in zip(axes, ("", "_2"), (both, ""), strict=True):
         path = Path(str(row[f"path{tail}"]))
         with Image.open(root / path) as image:

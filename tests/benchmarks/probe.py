@@ -65,7 +65,7 @@ def scikit_learn(
     x -= x.mean(0)
     x /= x.std(0)
     found = []
-    model = LogisticRegression(warm_start=True, max_iter=2000, tol=1e-5)
+    model = LogisticRegression(warm_start=True, max_iter=5000, tol=1e-6)
     for penalty in PENALTIES:
         model.set_params(C=1 / (penalty * (~held).sum()))
         model.fit(x[~held], class_ids[~held])
