@@ -37,6 +37,11 @@ def write_configuration(folder: Path) -> None:
         seeds=[0],
     )
     content["pretrainings"] = {name: content["pretrainings"][name] for name in PRETRAININGS}
+    for target in content["targets"].values():
+        if "pretrainings" in target:
+            target["pretrainings"] = [
+                name for name in target["pretrainings"] if name in PRETRAININGS
+            ]
     content["described"] = ["imagenet_cls", "coco", "voc_detection", "caltech256"]
     content["datasets"] = {
         "voc_detection": {"options": {"classes": list(CLASSES)}},

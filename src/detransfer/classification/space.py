@@ -10,6 +10,7 @@ they are and are read block by block from disk in every pass.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,6 +93,8 @@ def _raw(features: np.ndarray, rows: np.ndarray) -> Iterator[tuple[slice, np.nda
     for start in range(0, len(rows), size):
         place = slice(start, min(start + size, len(rows)))
         yield place, np.asarray(features[rows[place]], np.float32)
+        if isinstance(features, np.memmap):  # lest the pages of the whole file count as ours
+            features._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _moments(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
