@@ -94,7 +94,7 @@ def _raw(features: np.ndarray, rows: np.ndarray) -> Iterator[tuple[slice, np.nda
         place = slice(start, min(start + size, len(rows)))
         yield place, np.asarray(features[rows[place]], np.float32)
         if isinstance(features, np.memmap):  # lest the pages of the whole file count as ours
-            features._mmap.madvise(mmap.MADV_DONTNEED)
+            features._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _moments(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
