@@ -6,6 +6,8 @@ import logging
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detransfer.batches import Example
+from detransfer.batches import Example, LoaderDied, load
 from detransfer.checkpoints import BEFORE, CHECKPOINT, drop_checkpoints
 from detransfer.console import InputError
 from detransfer.device_faults import device_faults
@@ -164,6 +166,71 @@ def test_a_loaders_process_that_dies_again_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"step \d+: a loader's process died twice.*mem_mb"):
         train(Network(), deadly, recipe(epochs=3), run_in(tmp_path, 2))
     assert (tmp_path / "state" / CHECKPOINT).exists()
+
+
+def gone(error: Exception) -> None:
+    raise error
+
+
+@dataclass
+class Vanishing:
+    """A target whose way to the training meets a broken connection, as a killed process leaves."""
+
+    error: Exception
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return gone, (self.error,)
+
+
+@dataclass
+class Targets(Pictures):
+    """Every target is the one given."""
+
+    target: Any = None
+
+    def __getitem__(self, index: int) -> Example:
+        return super().__getitem__(index)._replace(target=self.target)
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset")])
+def test_a_loaders_process_that_dies_while_handing_over_is_told_as_dead(error: Exception) -> None:
+    with pytest.raises(LoaderDied) as caught:
+        next(load(Targets(0, target=Vanishing(error)), [[0, 1]], workers=1, pinned=False))
+    assert str(caught.value) == (str(error) or "it ended in the midst of a batch")
+
+
+@dataclass
+class Wrong(Pictures):
+    """Loading fails, in the data set's own code."""
+
+    error: Exception = field(default_factory=Exception)
+
+    def __getitem__(self, index: int) -> Example:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError("cut short"), RuntimeError("no DataLoader worker (pid")]
+)
+def test_the_data_sets_own_error_is_not_taken_for_a_death(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error).replace("(", r"\(")):
+        next(load(Wrong(0, error=error), [[0, 1]], workers=1, pinned=False))
+
+
+PROGRAM = """
+from detransfer.batches import load
+from detransfer.console import InputError, run
+from tests.test_training_faults import Wrong
+
+wrong = Wrong(0, error=InputError("a.jpg: the image is damaged"))
+run(lambda: list(load(wrong, [[0, 1]] * 9, workers=2, pinned=False)))
+"""
+
+
+def test_a_training_that_a_damaged_image_stops_ends_its_loaders_and_itself() -> None:
+    """They outlive SIGTERM, so whoever waits for them at the exit would wait for ever."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], timeout=60, capture_output=True)
+    assert (done.returncode, done.stderr) == (2, b"error: a.jpg: the image is damaged\n")
 
 
 # GPUs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,13 +88,17 @@ def split_batch(recipe: TrainingRecipe) -> Part:
     return Part(images, min(images, micro), max(1, micro // images))
 
 
+class LoaderDied(Exception):
+    """A loader's process ended before it gave its batch."""
+
+
 def load(
     dataset: Dataset[Example], batches: Sequence[Sequence[int]], workers: int, pinned: bool
 ) -> Iterator[Batch]:
     """Yield this process's neighbouring part of every batch, on one canvas for all processes.
 
-    Raises RuntimeError ("DataLoader worker ...") when a loader's process dies, and only when the
-    next batch is asked for: never in the midst of a step.
+    Raises LoaderDied when a loader's process dies, and only when the next batch is asked for:
+    never in the midst of a step.
     """
     size = len(batches[0]) // world_size() if batches else 0
     mine = slice(rank() * size, (rank() + 1) * size)
@@ -107,8 +113,27 @@ def load(
     waiting = iter(loader)
     if workers:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises anywhere
-    for batch in waiting:
+        atexit.unregister(_end_loaders)
+        atexit.register(_end_loaders)  # last in, first out: before others wait for them
+    for batch in _received(waiting):
         yield same_canvas(batch)
+
+
+def _received(waiting: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield what the loader's processes send; raises LoaderDied where one is gone."""
+    while True:
+        try:
+            batch = next(waiting)
+        except StopIteration:
+            return
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if "in DataLoader worker process" in str(error):  # the data set's own error, sent here
+                raise
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+                raise
+            # A process that dies while it hands over a batch leaves a broken connection.
+            raise LoaderDied(str(error) or "it ended in the midst of a batch") from error
+        yield batch
 
 
 def same_canvas(batch: Batch) -> Batch:
@@ -117,6 +142,12 @@ def same_canvas(batch: Batch) -> Batch:
     largest_height, largest_width = largest(height, width)
     more = (0, largest_width - width, 0, largest_height - height)
     return batch._replace(images=nn.functional.pad(batch.images, more)) if any(more) else batch
+
+
+def _end_loaders() -> None:
+    """End the loaders' processes that a failed training leaves: they outlive SIGTERM."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _outlive_sigterm(worker: int) -> None:

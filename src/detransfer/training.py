@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from detransfer.batch_norm import follow, running_statistics, synchronise
-from detransfer.batches import Batch, Epoch, Part, epoch_order, key, load, split_batch
+from detransfer.batches import Batch, Epoch, LoaderDied, Part, epoch_order, key, load, split_batch
 from detransfer.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from detransfer.console import InputError
 from detransfer.device_faults import device_faults
@@ -268,9 +268,7 @@ def _batches(
                 progress = replace(
                     progress, step=progress.step + 1, step_of_epoch=progress.step_of_epoch + 1
                 )
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
+        except LoaderDied as error:
             if died == progress:
                 raise InputError(
                     f"step {progress.step + 1}: a loader's process died twice ({error}); mostly "
