@@ -322,7 +322,7 @@ def backbones(results: Path) -> tuple[Backbone, ...]:
     found = []
     for path in sorted((results / "pretraining").glob("*/backbone.safetensors")):
         header = read_header(path)
-        card = path.with_name("README.md")
+        card, model = path.with_name("README.md"), path.with_name("model.safetensors")
         digests = [str(header.get(f"{what}_digest", "")) for what in DIGESTED]
         found.append(
             Backbone(
@@ -331,6 +331,7 @@ def backbones(results: Path) -> tuple[Backbone, ...]:
                 header["kind"],
                 str(card.relative_to(results)) if card.is_file() else "",
                 sha256(path),
+                sha256(model) if model.is_file() else "",
                 *digests,
             )
         )

@@ -74,11 +74,14 @@ def write_results(folder: Path, extra: str = "") -> Path:
     return folder
 
 
-def write_run(folder: Path, name: RunName, extra: str = "", start: str = "") -> None:
+def write_run(
+    folder: Path, name: RunName, extra: str = "", start: str = "", model: str = ""
+) -> None:
     place = f"{name.target}/{name.pretraining}/seed{name.seed}"
     kind = "probe" if name.task.startswith("probe") else name.task
     origin: dict[str, str | int | float | None] = {**DIGESTS, "device": extra or "cpu"}
     origin["start_digest"] = start or origin["start_digest"]
+    origin["model_digest"] = model or None
     metrics = (Metric("mAP@0.5", 50.0, "%", 300),)
     run = RunMetrics(name, metrics, {"seconds": 61.5, "training_score": 77.0}, {}, origin)
     write_metrics(folder / kind / place / "metrics.json", run)

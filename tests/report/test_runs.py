@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from detransfer.report.metrics import Metric, RunMetrics, RunName, write_metrics
-from detransfer.report.runs import anchor, read_runs, targets
+from detransfer.report.runs import Run, anchor, read_runs, targets
 
 TASKS = ("detection", "probe", "pretraining", "absent")
 FOLDERS = {"detection": "detection", "probe/conv5": "probe", "pretraining": "pretraining"}
@@ -58,6 +59,31 @@ def test_seeds_share_a_place_and_other_runs_do_not(tmp_path: Path) -> None:
     places = [run.anchor for run in read_runs(tmp_path, TASKS, tmp_path / "logs")]
     assert places[0] == places[1] != places[2]
     assert anchor("probe/conv5", "my set", "a") == "run-probe-conv5-my-set-a"
+
+
+def run_of(task: str, comparability: dict[str, Any]) -> Run:
+    name = RunName(task, "voc", "voc", "coco", 0)
+    origin: dict[str, Any] = {
+        f"{what}_digest": f"network's {what}" for what in ("model", "recipe", "data", "start")
+    }
+    return Run(RunMetrics(name, (), {}, comparability, origin), Path("x/metrics.json"), ())
+
+
+def test_a_run_on_a_frozen_network_has_its_own_recipe_and_data() -> None:
+    own = {"recipe": "own", "training_data": "learnt", "evaluation_data": "seen"}
+    seen = {"recipe": "own", "evaluation_data": "seen"}
+    origins = [
+        (run.recipe, run.data, run.start)
+        for run in (
+            run_of("detection", own),
+            run_of("pretraining", seen),
+            run_of("probe/head/fc1", own),
+            run_of("visualization", seen),
+        )
+    ]
+    trained = ("network's recipe", "network's data", "network's start")
+    assert origins[:2] == [trained, trained]
+    assert origins[2:] == [("own", "learnt", "network's model"), ("own", "seen", "network's model")]
 
 
 def test_no_results_have_no_runs(tmp_path: Path) -> None:

@@ -229,4 +229,10 @@ def test_a_run_leads_to_the_backbone_it_started_from(write: Write, tmp_path: Pat
     write_run(results, run, start=hashlib.sha256(path.read_bytes()).hexdigest())
     outline = Outline(write(results))
     assert "backbone-coco" in outline.ids and outline.links.count("#backbone-coco") == 1
+    model = path.with_name("model.safetensors")
+    model.write_bytes(b"the whole network")
+    run = RunName("probe/conv5", "voc_detection", "voc", "coco", 2)
+    write_run(results, run, model=hashlib.sha256(model.read_bytes()).hexdigest())
+    outline = Outline(write(results))
+    assert outline.links.count("#backbone-coco") == 2, "a frozen network is where a probe starts"
     assert "pretraining/coco/README.md" in outline.links

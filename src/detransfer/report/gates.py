@@ -16,8 +16,8 @@ WORST_FIRST = ("fails", "not run", "holds", "printed")
 class Line:
     """A line of a control: what was measured on a target, what it must be, and what came of it.
 
-    Numbers are None where there are none. ``origin`` names the group of runs that it was measured
-    on (of the control, or of the target), where the page shows them.
+    Numbers are None where there are none. ``origin`` names the group of runs that it belongs to
+    (of the control, or of the target), where the page shows them.
     """
 
     target: str

@@ -157,7 +157,8 @@ class Costs:
 class Backbone:
     """A backbone file: its network, how it came about, and digests.
 
-    ``digest`` is the file's own, the others name what it was made from; ``card`` is its model card.
+    ``digest`` is the file's own, ``model`` that of the whole network it was taken from (empty where
+    there is none), the others name what it was made from; ``card`` is its model card.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Backbone:
     kind: str
     card: str
     digest: str
+    model: str
     recipe: str
     data: str
     start: str
@@ -202,8 +204,13 @@ class Page:
 
     @property
     def backbone_names(self) -> dict[str, str]:
-        """The names of the backbones by the digests of their files."""
-        return {backbone.digest: backbone.name for backbone in self.backbones}
+        """The names of the backbones by the digests of their files, and of their networks'."""
+        return {
+            digest: backbone.name
+            for backbone in self.backbones
+            for digest in (backbone.digest, backbone.model)
+            if digest
+        }
 
     @property
     def run_groups(self) -> dict[str, list[Run]]:

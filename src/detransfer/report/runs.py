@@ -11,6 +11,7 @@ from typing import Any
 from detransfer.report.metrics import RunMetrics, RunName, read_metrics
 
 PROBE, PRETRAINING, VISUALIZATION = "probe", "pretraining", "visualization"
+FROZEN = (PROBE, VISUALIZATION)  # what trains no network but looks at one
 CONTROLS, SHUFFLED = "controls", "shuffled"
 Rules = tuple[bool, bool]  # whether they probe, and whether they are of the shuffled control
 
@@ -39,6 +40,21 @@ class Run:
         return self.metrics.provenance
 
     @property
+    def recipe(self) -> str | None:
+        """The digest of the recipe: of the training, or of what a frozen network was asked."""
+        return self._digest("recipe_digest", "recipe")
+
+    @property
+    def data(self) -> str | None:
+        """The digest of the images that the run learnt from; where it learnt nothing, looked at."""
+        return self._digest("data_digest", "training_data", "evaluation_data")
+
+    @property
+    def start(self) -> str | None:
+        """The digest of the weights that the training started from, or of the frozen network."""
+        return self.provenance.get("model_digest" if self._frozen else "start_digest")
+
+    @property
     def seconds(self) -> float | None:
         """Seconds of the training."""
         return self._fit("seconds")
@@ -47,6 +63,17 @@ class Run:
     def training_score(self) -> float | None:
         """The score on training images, by the run's own metric (percent)."""
         return self._fit("training_score")
+
+    @property
+    def _frozen(self) -> bool:
+        return self.metrics.run.task.partition("/")[0] in FROZEN
+
+    def _digest(self, trained: str, *frozen: str) -> str | None:
+        """Return a digest: the provenance of frozen runs is that of their network."""
+        if not self._frozen:
+            return self.provenance.get(trained)
+        found = self.metrics.comparability
+        return next((str(found[name]) for name in frozen if name in found), None)
 
     def _fit(self, name: str) -> float | None:
         value = self.metrics.fit.get(name)
