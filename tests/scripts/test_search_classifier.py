@@ -95,11 +95,8 @@ def test_a_point_that_diverges_is_recorded_and_not_chosen(
     log = (state / "rate1e+30_decay0" / "log.csv").stat().st_mtime_ns
     pd.testing.assert_frame_equal(pd.read_csv(search(programs)), table)
     assert (state / "rate1e+30_decay0" / "log.csv").stat().st_mtime_ns == log
-    options = {
-        **programs.training_options("run", 0),
-        "search": programs.folder / "search/search.csv",
-    }
-    programs.call("train_classifier", **options)
+    outcome = programs.folder / "search" / "search.csv"
+    programs.call("train_classifier", **programs.training_options("run", 0), search=outcome)
     _, header = read_weights(programs.folder / "run" / "model.safetensors")
     assert header["recipe"]["training"]["learning_rate"] == 0.01
 
