@@ -165,10 +165,10 @@ def _panel(
 ) -> pd.DataFrame:
     """Put a row's boxes together; a row without a single one still tells its candidates."""
     table = pd.concat(parts) if parts else pd.DataFrame([{"drawn": "nothing"}])
-    about = {"target": pair.target, "first": pair.first, "second": pair.second}
-    return table.assign(
-        panel=name, **about, candidates=candidates, mean_gap=gap, rule=RULES[name]
-    ).reindex(columns=COLUMNS)
+    about = {"target": pair.target, "panel": name, "first": pair.first, "second": pair.second}
+    return table.assign(**about, candidates=candidates, mean_gap=gap, rule=RULES[name]).reindex(
+        columns=COLUMNS
+    )
 
 
 def draw(table: pd.DataFrame, roots: dict[str, Path], across: int) -> plt.Figure:
