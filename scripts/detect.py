@@ -83,7 +83,7 @@ def main() -> None:
         speed = len(part.images) / (time.monotonic() - started)
         logging.info("%d images at %.2f images/s -> %s", len(part.images), speed, output)
         if first():
-            write_detections(output, found)
+            write_detections(output, found, part.classes["name"].tolist())
 
 
 if __name__ == "__main__":

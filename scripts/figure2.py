@@ -82,9 +82,9 @@ def read_pair(first: Path, second: Path, folder: Path, split: str) -> Pair:
     key = ["image_id", "class_id", *BOX]
     if not objects[0][key].equals(objects[1][key]):
         raise InputError(f"{first} and {second}: analysed on different objects; make them again")
-    overlaps, boxes = [], []
+    overlaps, boxes, classes = [], [], index.classes["name"].tolist()
     for place, table in zip((first, second), objects, strict=True):
-        detections = read_detections(place / "detections.parquet")
+        detections = read_detections(place / "detections.parquet", classes=classes)
         found = detections[BOX].to_numpy(np.float64)
         row = table["detection"].to_numpy()
         box = np.where((row >= 0)[:, None], np.vstack([found, np.zeros(4)])[row], 0.0)

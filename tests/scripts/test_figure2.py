@@ -72,7 +72,7 @@ def write_run(folder: Path, name: str, moved: list[int | None], target: str = "v
         about = {"level": level, "truncated": cut, "missed": shift is None, "precision": 1.0}
         corners = dict(zip(BOX, map(float, box), strict=True))
         rows.append({"image_id": image, "class_id": 0, **corners, **about, "detection": found})
-    write_detections(place / "detections.parquet", pd.DataFrame(detections))
+    write_detections(place / "detections.parquet", pd.DataFrame(detections), ["ox"])
     pd.DataFrame(rows).to_parquet(place / "objects.parquet", index=False)
     run = RunName("detection", target, "voc", name, 0)
     write_metrics(place / "metrics.json", RunMetrics(run, (), {}, {}, {}))
