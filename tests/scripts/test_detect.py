@@ -103,7 +103,7 @@ def test_a_model_of_other_classes_is_refused(
         {"class_id": range(len(names)), "name": names, "source_id": "", "superclass": ""}
     )
     write_index(tmp_path / "other", Index(index.images, objects, classes, index.root))
-    message = r"model\.safetensors: was trained on other classes than .*other"
+    message = r"model\.safetensors: was trained on other classes than .*other.*; give a detector"
     with pytest.raises(InputError, match=message):
         call(repository / PROGRAM, words(world, tmp_path, tmp_path / "other"))
     assert not (tmp_path / "detections.parquet").exists()
