@@ -89,6 +89,7 @@ def test_missed_objects_of_resamples(tmp_path: Path) -> None:
         occluded = (objects["class_id"] < 2) & ((objects["level"] >= least) | objects["truncated"])
         part = objects[occluded]
         assert float(found[f"missed@{name}"].value) == pytest.approx(100 * part["missed"].mean())
+        assert found[f"missed@{name}"].images == part["image_id"].nunique()
         for row, times in enumerate(counts.astype(int)):
             weights = dict(zip(IDS, times, strict=True))
             again = part.loc[part.index.repeat(part["image_id"].map(weights))]

@@ -45,9 +45,9 @@ FITTED = 0.2  # of the way from the floor to 100: a training score below that ha
 Numbers = dict[str, Scores]  # of a run, by statistic
 
 
-def numbers(value: float, resampled: np.ndarray) -> Scores:
+def numbers(value: float, resampled: np.ndarray, images: int | None = None) -> Scores:
     """Return a share of 1 and its resamples (n,) as percentages."""
-    return Scores(np.asarray(100.0 * value), 100.0 * resampled)
+    return Scores(np.asarray(100.0 * value), 100.0 * resampled, images)
 
 
 def detection(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
@@ -106,7 +106,8 @@ def missed(path: Path, ids: np.ndarray, counts: np.ndarray) -> Numbers:
             there = np.bincount(image, minlength=len(ids))
             with np.errstate(invalid="ignore"):
                 share = (counts @ lost) / (counts @ there)
-            found[f"missed@{name}"] = numbers(part["missed"].mean(), share)
+            images = int(np.count_nonzero(there))
+            found[f"missed@{name}"] = numbers(part["missed"].mean(), share, images)
     return found
 
 
@@ -159,7 +160,8 @@ def mean_over_images(values: np.ndarray, place: np.ndarray, counts: np.ndarray) 
     known = np.isfinite(values)
     weight = counts[:, place[known]]
     with np.errstate(invalid="ignore"):
-        return numbers(float(values[known].mean()), weight @ values[known] / weight.sum(1))
+        share = weight @ values[known] / weight.sum(1)
+    return numbers(float(values[known].mean()), share, int(known.sum()))
 
 
 SCORERS: dict[str, Callable[[Path, RunMetrics, Index, np.ndarray], Numbers]] = {
