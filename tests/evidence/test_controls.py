@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from detransfer.evidence.controls import (
     rehearsal_rows,
     rival_rows,
+    rivals,
     shuffled_rows,
     untrained_fits,
     untrained_rows,
@@ -73,6 +75,19 @@ def test_rivals_that_differ_by_more_than_seeds_do_are_noticed() -> None:
     far = {**close, "coco": flat(60, 66, 60)}
     (row,) = rival_rows(Target("voc", "d", 9, {"mAP@0.5": far}), DESIGN, STATEMENTS)
     assert row["holds"] == "no"
+
+
+def test_rivals_are_pairs_of_seeds_and_each_pair_of_twins_once() -> None:
+    scores = {"cls": flat(60, 60.2), "coco": flat(66), "again": flat(67), "third": flat(69)}
+    two = replace(DESIGN, twins={"coco": "again", "again": "coco"})
+    three = replace(DESIGN, twins={"coco": "again", "again": "third", "third": "coco"})
+    absent = replace(DESIGN, twins={"coco": "elsewhere", "elsewhere": "coco"})
+
+    def found(design: Design) -> list[float]:
+        return sorted(round(abs(each.value), 3) for each in rivals(scores, design))
+
+    assert found(DESIGN) == found(absent) == [0.2]
+    assert found(two) == [0.2, 1] and found(three) == [0.2, 1, 2, 3]
 
 
 def test_rehearsals_find_nothing_in_nothing_and_what_was_planted() -> None:

@@ -82,14 +82,14 @@ def rival_rows(target: Target, design: Design, statements: Sequence[Statement]) 
 
 
 def rivals(scores: Mapping[str, Seeds], design: Design) -> Iterator[Effect]:
-    """Yield the effects of seeds of one pre-training against each other, and of its twin."""
+    """Yield the effects of seeds of one pre-training against each other, and of each two twins."""
     over = spread_of(scores, design)
     for name, seeds in scores.items():
         if name not in design.untrained:
             ids = sorted(seeds)
             for one, other in pairwise(ids):
                 yield effect({one: seeds[one]}, {other: seeds[other]}, over)
-    for name, twin in design.twins.items():
+    for name, twin in sorted({(min(pair), max(pair)) for pair in design.twins.items()}):
         if name in scores and twin in scores:
             yield effect(scores[name], scores[twin], over)
 
