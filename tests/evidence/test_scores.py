@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from detransfer.evidence.scores import (
     detection,
     fitted,
     missed,
+    pretraining_fitted,
     read_target,
     segmentation,
     visualization,
@@ -260,6 +262,32 @@ def test_a_target_gathers_its_runs_and_says_which_did_not_fit(tmp_path: Path) ->
     assert set(found.scores["top1 fine-tuned"]) == {"coco", "cls"}
     assert set(found.scores["top1 fine-tuned"]["coco"]) == {0, 1}
     assert found.unfit == {("top1 fine-tuned", "cls")}
+
+
+def test_frozen_networks_fit_as_far_as_their_pretraining(tmp_path: Path) -> None:
+    """What is fine-tuned learns anew; a probe that fits cannot mend a network that did not."""
+    runs = []
+    for task in ("classification", "probe/conv5"):
+        for name in ("coco", "cls"):
+            folder = tmp_path / task / name
+            write_answers(folder, np.arange(IMAGES) % 2 == 0)
+            runs.append((folder, run_metrics(task, name, training_score=90.0)))
+    assert read_target("caltech", index(), runs).unfit == frozenset()
+    found = read_target("caltech", index(), runs, {"cls"})
+    assert found.unfit == {("top1 conv5", "cls")}
+
+
+def test_the_fit_of_a_pretraining(tmp_path: Path) -> None:
+    file = tmp_path / "fit.json"
+    for score, fits in ((19.9, False), (20.0, True)):
+        file.write_text(json.dumps({"steps": 9, "training_score": score}))
+        assert pretraining_fitted(file) is fits
+        write_metrics(tmp_path / "metrics.json", run_metrics("pretraining", training_score=score))
+        assert pretraining_fitted(tmp_path / "metrics.json") is fits
+    for content in ("", "[]", "{}", '{"training_score": null}'):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"fit\.json: not the fit of a training"):
+            pretraining_fitted(file)
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

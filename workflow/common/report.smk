@@ -41,6 +41,17 @@ def design():
     return [*starts, *matched, *twins, *untrained]
 
 
+# What holds the training score of a pre-training, by its kind; nobody measures that of a control
+# without boxes.
+FITS = {"classification": "fit.json", "detection": "metrics.json"}
+
+
+def fits():
+    """The file with the training score of each pre-training that has one."""
+    kinds = {name: FITS[given.kind] for name, given in STUDY.trained.items()}
+    return {name: RESULTS / "pretraining" / name / file for name, file in kinds.items()}
+
+
 # Controls: where their files lie, and what they are run on.
 CONTROLS = RESULTS / "controls"
 DRAWS = range(5)  # permutations of the labels: in one, whole classes may keep theirs by luck
