@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from detransfer.console import InputError
 from detransfer.evidence.controls import (
     rehearsal_rows,
     rival_rows,
@@ -17,7 +18,7 @@ from detransfer.evidence.controls import (
     untrained_fits,
     untrained_rows,
 )
-from detransfer.evidence.worlds import blank_rows, dial_rows, world_rows
+from detransfer.evidence.worlds import blank_rows, dial_points, dial_rows, world_rows
 from detransfer.report.bootstrap import Scores
 from detransfer.report.claims import Design, Target
 from detransfer.report.controls import (
@@ -147,6 +148,28 @@ def test_the_dial_must_fall(tmp_path: Path, values: tuple[float, ...], holds: st
     table.to_csv(tmp_path / "dial.csv", index=False)
     falls, ends = dial_rows(tmp_path / "dial.csv")
     assert falls["holds"] == holds and ends["holds"] == holds
+
+
+def point(folder: Path, contrast: float, **comparability: str) -> tuple[float, Path]:
+    given = replace(metrics("probe/conv5", "cls", 90.0), comparability=comparability)
+    write_metrics(folder / f"{contrast}" / "metrics.json", given)
+    return contrast, folder / f"{contrast}"
+
+
+def test_points_of_the_dial_differ_in_their_images_alone(tmp_path: Path) -> None:
+    own = point(tmp_path, 1.0, recipe="r", evaluation_data="a", training_data="b")
+    faint = point(tmp_path, 0.5, recipe="r", evaluation_data="c", training_data="d")
+    assert dial_points([faint, own])["contrast"].tolist() == [0.5, 1.0]
+    older = point(tmp_path, 0.25, recipe="older", evaluation_data="e", training_data="f")
+    with pytest.raises(InputError) as caught:
+        dial_points([older, faint, own])
+    for words in (
+        f"{older[1]}: ",
+        "contrast 0.25",
+        "differ in recipe",
+        "run `make controls` again",
+    ):
+        assert words in str(caught.value)
 
 
 def test_other_worlds_are_reported_whatever_comes_out(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def write_run(folder: Path, task: str, pretraining: str, seed: int, training: fl
 def tables(
     repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The claims and the controls of a study of two seeds, one control and one fit of which fail."""
+    """Claims and controls of a study of two seeds, a control and a pre-training of which fail."""
     folder = tmp_path_factory.mktemp("study")
     index = write_target(folder)
     runs = [
