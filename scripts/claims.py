@@ -16,7 +16,7 @@ from detransfer.console import run
 from detransfer.data.index import read_index
 from detransfer.evidence.controls import (
     rehearsal_rows,
-    rival_rows,
+    rivalries,
     shuffled_rows,
     untrained_fits,
     untrained_rows,
@@ -112,7 +112,7 @@ def controls(
     rows: list[Row] = [*untrained_fits(runs, design), *rehearsal_rows()]
     for target in targets:
         rows += untrained_rows(target, design)
-        rows += rival_rows(target, design, STATEMENTS)
+    rows += rivalries(targets, design, STATEMENTS)
     rows += shuffled_rows("shuffled_probe", arguments.shuffled_probe)
     rows += shuffled_rows("shuffled_finetuning", arguments.shuffled_finetuning)
     rows += blank_rows(arguments.blank)

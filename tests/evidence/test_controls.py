@@ -13,6 +13,7 @@ from detransfer.console import InputError
 from detransfer.evidence.controls import (
     rehearsal_rows,
     rival_rows,
+    rivalries,
     rivals,
     shuffled_rows,
     untrained_fits,
@@ -20,7 +21,7 @@ from detransfer.evidence.controls import (
 )
 from detransfer.evidence.worlds import blank_rows, dial_points, dial_rows, world_rows
 from detransfer.report.bootstrap import Scores
-from detransfer.report.claims import Design, Target
+from detransfer.report.claims import Design, Target, ledger
 from detransfer.report.controls import (
     COLUMNS,
     line,
@@ -76,6 +77,24 @@ def test_rivals_that_differ_by_more_than_seeds_do_are_noticed() -> None:
     far = {**close, "coco": flat(60, 66, 60)}
     (row,) = rival_rows(Target("voc", "d", 9, {"mAP@0.5": far}), DESIGN, STATEMENTS)
     assert row["holds"] == "no"
+
+
+def test_of_a_single_seed_no_rivals_are_run_and_nothing_is_said() -> None:
+    scores = {"mAP@0.5": {"cls": flat(60), "coco": flat(66)}}
+    given = Target("voc", "voc_detection", 300, scores)
+    (row,) = rivalries([given], DESIGN, STATEMENTS)
+    assert (row["control"], row["holds"]) == ("a_against_a", "not run")
+    assert "--config seeds=[0,1]" in str(row["detail"])
+    assert verdicts(pd.DataFrame([row], columns=COLUMNS)) == []
+    rehearsed = line("a_against_a", "", "invented studies", 4.0, "at most 5 %", True)
+    controls = verdicts(pd.DataFrame([rehearsed, row], columns=COLUMNS))
+    claims = ledger(STATEMENTS, [given], DESIGN, {}, controls).set_index("claim")
+    assert claims.loc["map50", "controls_held"] == "a_against_a"
+    assert "a_against_a" not in claims.loc["map50", "controls_not_run"]
+    assert claims.loc["map50", "controls_failed"] == ""
+    twice = replace(given, scores={"mAP@0.5": {"cls": flat(60, 60.1), "coco": flat(66, 66.1)}})
+    (row,) = rivalries([given, twice], DESIGN, STATEMENTS)  # one target's are enough
+    assert row["holds"] == "yes"
 
 
 def test_rivals_are_pairs_of_seeds_and_each_pair_of_twins_once() -> None:
