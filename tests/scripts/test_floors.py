@@ -77,6 +77,23 @@ def test_void_is_answered_by_background(program: dict[str, Any]) -> None:
     assert known.tolist() == [[0, 2], [0, 0]]
 
 
+def test_the_true_mask_covers_the_objects_and_another_does_not(program: dict[str, Any]) -> None:
+    truth = np.zeros((10, 10), np.uint8)
+    truth[2:6, 2:6], truth[0] = 3, VOID
+    assert program["cover"](program["known"](truth), truth) == (1, 1)
+    moved = np.roll(truth, 2, axis=1)  # half of the 16 pixels are right, of 24 in both
+    assert program["cover"](np.where(moved == 3, 3, 0), truth) == (0.5, 8 / 24)
+    assert np.isnan(program["cover"](truth, np.zeros_like(truth))).all()
+
+
+def test_no_object_of_the_truth_is_missed(program: dict[str, Any]) -> None:
+    some = index([(0, 0, CENTRAL), (1, 1, CORNER), (2, 0, CORNER), (3, 1, CENTRAL)])
+    some.objects.loc[0, "difficult"] = True  # which counts for nothing
+    truth = some.objects.assign(score=1.0)
+    assert program["missed_share"](some, truth) == 0
+    assert program["missed_share"](some, truth.iloc[:2]) == pytest.approx(200 / 3)
+
+
 def test_an_oracle_that_errs_fails(program: dict[str, Any]) -> None:
     assert program["oracle"]("voc", "mAP", 100.0)["holds"] == "yes"
     assert program["oracle"]("voc", "mAP", 99.999)["holds"] == "no"
