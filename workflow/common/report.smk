@@ -71,8 +71,8 @@ def permuted(kind, file=""):
 
 def lines():
     """The tables of controls that are told from the data of the targets alone."""
-    known = [n for n in STUDY.targets if n not in STUDY.targets_of("detection")]
-    known += [name for name in STUDY.targets_of("detection") if metric_of(name) == "voc"]
+    detected = STUDY.targets_of("detection")
+    known = [n for n in STUDY.targets if n not in detected or metric_of(n) in ("voc", "coco")]
     boxes = [name for name in known if name not in STUDY.targets_of("segmentation")]
     leaks = boxes if STUDY.render_world else []
     found = [CONTROLS / "floors" / f"{name}.csv" for name in known]
