@@ -18,7 +18,7 @@ PRETRAININGS = ("random", "imagenet_cls", "imagenet_loc", "coco", "openimages")
 CONTROLS = ("imagenet_loc_labels", "coco_labels", "openimages_labels")
 SEEDS, DETECTORS = 3, 3
 RUNS = SEEDS * len(PRETRAININGS + CONTROLS)  # of a target
-DETECTIONS = RUNS + SEEDS * 2  # on COCO from two pre-trainings only
+DETECTIONS = RUNS + SEEDS * 4  # on COCO from the paper's two pre-trainings and their controls
 BY_HAND = {
     "dial.py",
     "plan.py",

@@ -31,7 +31,7 @@ from tests.workflow.tiny import CLASSES, PRETRAININGS, write_configuration
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 RUNS = len(PRETRAININGS)  # of each target: one seed
-DETECTED = RUNS + 1  # of VOC, and imagenet_cls on COCO
+DETECTED = RUNS + 2  # of VOC, and two on COCO
 WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
 SEGMENTED = len(WITH_MASKS)
 DATASETS = 5
@@ -205,7 +205,9 @@ def test_fine_tuning_on_coco_has_a_table_of_its_own(tiny: Checkout) -> None:
     table = pd.read_csv(tiny.folder / "results/tiny/coco_finetuning.csv")
     ours, printed = table[table["n"] > 0], table[table["published"].notna()]
     assert set(zip(ours["run"], ours["metric"], strict=True)) == {
-        ("imagenet_cls", metric) for metric in ("AP@[.5:.95]", "AP@0.5", "AP@0.75")
+        (name, metric)
+        for name in ("random", "imagenet_cls")
+        for metric in ("AP@[.5:.95]", "AP@0.5", "AP@0.75")
     }
     assert ours["mean"].between(0, 100).all()
     assert printed.set_index(["run", "metric"])["published"].to_dict() == {
