@@ -128,6 +128,18 @@ def absent_classes(part: Index, name: str) -> Iterator[Finding]:
         yield "warning", f"class without example in {name}", "", part.classes["name"][class_id]
 
 
+def split_findings(index: Index, train_splits: list[str], eval_split: str) -> Iterator[Finding]:
+    """Yield what is wrong between and within the splits for training and for evaluation."""
+    train, evaluation = index.split(*train_splits), index.split(eval_split)
+    yield from absent_classes(train, "training")
+    if eval_split in train_splits:
+        detail = "so no image was compared with those for training"
+        yield "note", "the split for evaluation is one for training", "", f"{eval_split}: {detail}"
+        return
+    yield from shared_images(train, evaluation)
+    yield from absent_classes(evaluation, "evaluation")
+
+
 def refuse(index: Index, errors: list[Finding]) -> None:
     """Raise InputError that shows the first errors, if there are any."""
     if errors:
@@ -142,13 +154,10 @@ def main() -> None:
     arguments = parse()
     index = read_index(arguments.index)
     refuse(index, list(broken_rows(index, arguments.index)))
-    train, evaluation = index.split(*arguments.train_splits), index.split(arguments.eval_split)
     findings = [
         *wrong_headers(index, arguments.threads),
         *damaged(index, arguments.sample, arguments.threads),
-        *shared_images(train, evaluation),
-        *absent_classes(train, "training"),
-        *absent_classes(evaluation, "evaluation"),
+        *split_findings(index, arguments.train_splits, arguments.eval_split),
     ]
     table = pd.DataFrame(findings, columns=COLUMNS)
     for kind, count in table["finding"].value_counts().items():

@@ -43,10 +43,12 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def check(repository: Path, index: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
+def check(
+    repository: Path, index: Path, evaluation: str = "test"
+) -> tuple[subprocess.CompletedProcess[str], Path]:
     output = index.parent / "check.csv"
     command = [sys.executable, repository / "scripts/check_dataset.py", "--index", index]
-    options = ["--train-splits", "train", "--eval-split", "test", "--output", output]
+    options = ["--train-splits", "train", "--eval-split", evaluation, "--output", output]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     return result, output
 
@@ -69,6 +71,17 @@ def test_equal_bytes_in_training_and_evaluation_are_found(repository: Path, inde
     (row,) = pd.read_csv(output).to_dict("records")
     assert row["finding"] == "evaluation image is a training image"
     assert (row["path"], row["detail"]) == ("5.png", "equals 2.png")
+
+
+def test_one_split_for_training_and_evaluation_has_no_duplicates(
+    repository: Path, index: Path
+) -> None:
+    result, output = check(repository, index, "train")
+    assert result.returncode == 0, result.stderr
+    (row,) = pd.read_csv(output).to_dict("records")
+    assert row["severity"] == "note"
+    assert row["finding"] == "the split for evaluation is one for training"
+    assert row["detail"].startswith("train: ")
 
 
 @pytest.mark.parametrize(
