@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--index", type=Path, required=True, help="folder of the data set's index")
-    add("--train-splits", nargs="+", required=True, help="splits to train on")
+    add("--train-splits", nargs="*", required=True, help="splits to train on")
     add("--eval-split", required=True, help="split to evaluate on")
     add("--sample", type=int, default=500, help="images to decode whole")
     add("--threads", type=int, default=1, help="processor cores to use")
@@ -130,7 +130,11 @@ def absent_classes(part: Index, name: str) -> Iterator[Finding]:
 
 def split_findings(index: Index, train_splits: list[str], eval_split: str) -> Iterator[Finding]:
     """Yield what is wrong between and within the splits for training and for evaluation."""
-    train, evaluation = index.split(*train_splits), index.split(eval_split)
+    evaluation = index.split(eval_split)
+    if not train_splits:  # only evaluated on
+        yield from absent_classes(evaluation, "evaluation")
+        return
+    train = index.split(*train_splits)
     yield from absent_classes(train, "training")
     if eval_split in train_splits:
         detail = "so no image was compared with those for training"

@@ -44,11 +44,11 @@ def index(tmp_path: Path) -> Path:
 
 
 def check(
-    repository: Path, index: Path, evaluation: str = "test"
+    repository: Path, index: Path, evaluation: str = "test", training: tuple[str, ...] = ("train",)
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
     output = index.parent / "check.csv"
     command = [sys.executable, repository / "scripts/check_dataset.py", "--index", index]
-    options = ["--train-splits", "train", "--eval-split", evaluation, "--output", output]
+    options = ["--train-splits", *training, "--eval-split", evaluation, "--output", output]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     return result, output
 
@@ -82,6 +82,12 @@ def test_one_split_for_training_and_evaluation_has_no_duplicates(
     assert row["severity"] == "note"
     assert row["finding"] == "the split for evaluation is one for training"
     assert row["detail"].startswith("train: ")
+
+
+def test_a_data_set_to_evaluate_on_needs_no_training_split(repository: Path, index: Path) -> None:
+    result, output = check(repository, index, training=())
+    assert result.returncode == 0, result.stderr
+    assert pd.read_csv(output).empty
 
 
 @pytest.mark.parametrize(

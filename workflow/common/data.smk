@@ -28,6 +28,12 @@ def index_files(dataset):
     return [index_folder(dataset) / name for name in names]
 
 
+def described_splits(wildcards):
+    """What is described of a data set: what is trained on, or else what is evaluated on."""
+    dataset = DATASETS[wildcards.dataset]
+    return dataset.train_splits or (dataset.eval_split,)
+
+
 def occlusion_release(wildcards):
     """Where the occlusion levels of a data set come from: a fetched archive, or a given folder."""
     given = DATASETS[wildcards.dataset].occlusion

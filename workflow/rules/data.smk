@@ -134,7 +134,7 @@ rule describe_dataset:
         runtime=STUDY.resources.data.runtime,
     params:
         folder=index_place,
-        splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
+        splits=described_splits,
     shell:
         "python scripts/describe_dataset.py --index {params.folder} --name {wildcards.dataset} "
         "--splits {params.splits} --statistics {output.statistics} --picture {output.picture} "
