@@ -220,6 +220,21 @@ def test_the_report_knows_what_the_study_makes_and_which_jobs_hold_devices(
     assert held == {name: "1" for name, rule in rules.items() if "gpu" in rule["resources"]}
 
 
+def test_scales_are_advised_for_the_chips_that_are_trained_on(
+    checkout: Checkout, jobs: list[dict[str, str]]
+) -> None:
+    demo = checkout.snakemake("-n", "--configfile", "config/demo.yaml").output
+    commands = [job["command"] for job in jobs if job["rule"] == "describe_dataset"]
+    sides = {}
+    for study, text in (("paper", "\n".join(commands)), ("demo", demo)):
+        found = re.findall(r"describe_dataset.py .* --name (\w+) .* --chip (\d+) ", text)
+        sides[study] = {name: int(side) for name, side in found}
+    assert set(sides["paper"].values()) == {512}
+    trained = {"coco", "openimages", "imagenet_loc", "voc_detection"}
+    assert {name for name, side in sides["demo"].items() if side == 128} == trained
+    assert sides["demo"]["imagenet_det"] == 512, "nothing is trained on it"
+
+
 def test_every_rule_that_runs_a_program_says_how(rules: dict[str, dict[str, Any]]) -> None:
     for name, rule in rules.items():
         if name == "all":

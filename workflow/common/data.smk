@@ -34,6 +34,14 @@ def described_splits(wildcards):
     return dataset.train_splits or (dataset.eval_split,)
 
 
+def advised_chip(wildcards):
+    """The chip side that scales are advised for: that of the first recipe that trains chips on it."""
+    stages = [f"pretrain_{n}" for n, p in STUDY.trained.items() if p.dataset == wildcards.dataset]
+    stages += [f"finetune_{n}" for n, t in STUDY.targets.items() if t.dataset == wildcards.dataset]
+    chips = [getattr(RECIPES[stage], "chips", None) for stage in stages]
+    return next((each.size for each in chips if each), 512)
+
+
 def occlusion_release(wildcards):
     """Where the occlusion levels of a data set come from: a fetched archive, or a given folder."""
     given = DATASETS[wildcards.dataset].occlusion
