@@ -220,8 +220,19 @@ def _objects(
     table = pd.DataFrame(box, columns=BOX)
     table["image_id"], table["class_id"] = image_id, class_id
     table[["difficult", "truncated", "occluded", "group_of"]] = False
-    table["crowd"] = [bool(entry.get("iscrowd", 0)) for entry in entries]
+    table["crowd"] = _crowds(entries, sieve)
     return table.loc[sieve.kept, list(OBJECT_TYPES)].astype(OBJECT_TYPES).reset_index(drop=True)
+
+
+def _crowds(entries: list[dict[str, Any]], sieve: _Sieve) -> np.ndarray:
+    """Return the flag of every entry, (n,) bool; a refused one counts as unset."""
+    given = [entry.get("iscrowd", 0) for entry in entries]
+    sound = np.array([type(flag) in (int, bool) and flag in (0, 1) for flag in given], bool)
+    wrong = np.flatnonzero(~sound & sieve.kept)
+    if len(wrong):
+        message = f"has iscrowd {given[wrong[0]]!r}; it should be 0 or 1"
+        sieve.refuse(~sound, "unknown flag", message)
+    return np.array([ok and bool(flag) for ok, flag in zip(sound, given, strict=True)], bool)
 
 
 def _whole_numbers(entries: list[dict[str, Any]], key: str) -> np.ndarray:
