@@ -237,6 +237,11 @@ def test_bad_objects_are_left_out_and_counted(root: Path) -> None:
         ("id", [1], "entry 1 of images (id [1]): id cannot be [1]"),
         ("width", 64.0, "entry 1 of images (id 139): width cannot be 64.0"),
         ("file_name", 7, "entry 1 of images (id 139): file_name cannot be 7"),
+        (
+            "file_name",
+            "\udc80.jpg",
+            r"entry 1 of images (id 139): file_name cannot be '\udc80.jpg'",
+        ),
         ("id", 285, "image id 285 occurs twice"),
     ],
 )
@@ -248,6 +253,23 @@ def test_bad_images_are_named(root: Path, key: str, value: Any, message: str) ->
     with pytest.raises(InputError) as caught:
         read_dataset("coco", root, {**ONE_SET, "on_bad_object": "drop"})
     assert str(caught.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("key", ["name", "supercategory"])
+def test_half_a_character_in_a_category_is_named(root: Path, key: str) -> None:
+    path = root / "annotations/instances_val2017.json"
+    change(path, "categories", [{**CATEGORIES[0], key: "\udc80"}, *CATEGORIES[1:]])
+    with pytest.raises(InputError) as caught:
+        read_dataset("coco", root, ONE_SET)
+    expected = rf"{path}: entry 1 of categories (id 18): {key} cannot be '\udc80'"
+    assert str(caught.value) == expected
+
+
+def test_an_annotation_may_have_any_id(root: Path) -> None:
+    path = root / "annotations/instances_val2017.json"
+    change(path, "annotations", [{**annotation(1, [1, 1, 5, 5]), "id": "\udc80"}] * 2)
+    with pytest.raises(InputError, match=r"annotation \\udc80 has the id of an annotation before"):
+        read_dataset("coco", root, ONE_SET)
 
 
 ODD = st.sampled_from([0, 1, 2, 2.5, 5, 7, -1, 9, 1e9, 10**30, float("nan"), True, None, "1"])

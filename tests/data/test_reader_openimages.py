@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,12 @@ def test_boxes_of_no_area_are_counted_under_either_policy(
     index = read_index(root / "index")
     assert index.dropped == {"no area": 2} and len(index.objects) == 5
     assert "line 6: box [XMin=0.5, YMin=0.5, XMax=0.5, YMax=1] has no area" in caplog.text
+
+
+def test_an_image_whose_name_is_not_utf8_is_named(root: Path) -> None:
+    (root / "train_0" / os.fsdecode(b"0\xe9.jpg")).write_bytes(b"")
+    with pytest.raises(InputError, match=r"train_0/0\\udce9\.jpg: its name is not UTF-8"):
+        read(root)
 
 
 FAULTS = [

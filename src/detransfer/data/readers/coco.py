@@ -129,7 +129,7 @@ def _check_entries(path: Path, content: dict[str, list[dict[str, Any]]]) -> None
     """Raise InputError for images and categories whose values cannot be right."""
     for kind in ("images", "categories"):
         for number, entry in enumerate(content[kind], 1):
-            wrong = {key for key in TEXTS if not isinstance(entry.get(key, ""), str)}
+            wrong = {key for key in TEXTS if not _is_text(entry.get(key, ""))}
             wrong |= {key for key in NUMBERS if not _is_id(entry.get(key, 0))}
             if wrong:
                 name = sorted(wrong)[0]
@@ -201,7 +201,7 @@ def _objects(
     """Return the object table; boxes [x, y, w, h] become corners, clipped by at most a pixel."""
     ids = [entry["id"] for entry in entries]
     sieve = _Sieve(source, ids, faults)
-    repeated = pd.Series([str(number) for number in ids], dtype="str").duplicated().to_numpy()
+    repeated = pd.Series([str(number) for number in ids], dtype="object").duplicated().to_numpy()
     sieve.refuse(repeated, "repeated id", "has the id of an annotation before it")
     image_id = _whole_numbers(entries, "image_id")
     sizes = images.set_index("image_id")[["width", "height"]]
@@ -258,6 +258,13 @@ def _corners(entries: list[dict[str, Any]], sieve: _Sieve) -> np.ndarray:
 
 def _is_id(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31  # the index holds int32
+
+
+def _is_text(value: Any) -> bool:
+    # JSON can write half of a character, such as "\udc80", which no table can hold.
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def _is_box(value: Any) -> bool:

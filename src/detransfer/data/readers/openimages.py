@@ -24,6 +24,7 @@ from detransfer.data.images import image_sizes
 from detransfer.data.index import BOX, OBJECT_TYPES, Index
 from detransfer.data.options.openimages import DIGITS, Digit, Options, Split
 from detransfer.data.readers.faults import Faults
+from detransfer.data.readers.lists import utf8_named
 from detransfer.data.readers.openimages_classes import BOXABLE, Vocabulary, read_vocabulary
 from detransfer.data.readers.tables import Block, Kind, line_number, read_blocks
 
@@ -98,13 +99,17 @@ def annotate(root: Path, options: Options, images: pd.DataFrame) -> Index:
 def _jpegs(root: Path, folder: str) -> list[str]:
     """Return the paths of a folder's images, but hidden ones, in order; none without the folder.
 
-    A missing folder shows as soon as a box names one of its images.
+    A missing folder shows as soon as a box names one of its images. Raises InputError for a name
+    that is not UTF-8.
     """
     if not (root / folder).is_dir():
         return []
     with os.scandir(root / folder) as entries:
         found = [e.name for e in entries if e.name.endswith(".jpg") and not e.name.startswith(".")]
-        names = sorted(name.removesuffix(".jpg") for name in found)
+    for name in found:
+        if not name.isascii():
+            utf8_named(root / folder / name)
+    names = sorted(name.removesuffix(".jpg") for name in found)
     return [f"{folder}/{name}.jpg" for name in names]
 
 
