@@ -75,8 +75,11 @@ def source_index(wildcards):
 
 def quality_index(wildcards):
     """What the evaluation of a pre-training reads: its own data set and the evaluation's."""
-    evaluation = index(quality_dataset(wildcards))
-    return {**source_index(wildcards), "evaluation": [*evaluation["index"], evaluation["images"]]}
+    evaluation = checked_index(quality_dataset(wildcards))
+    return {
+        **source_index(wildcards),
+        "evaluation": [*evaluation["index"], evaluation["images"], evaluation["check"]],
+    }
 
 
 def target_index_folder(wildcards):
