@@ -33,9 +33,11 @@ AT_CONTRAST = $(call IN_WORLD,contrast) --config results=$(1) world=config/contr
 	data=$(1:results/%=data/%) state=$(1:results/%=state/%) mirror=$(1:results/%=data/%)/mirror \
 	checksums=$(1:results/%=data/%)/mirror/SHA256SUMS --
 SHUFFLED := $(foreach seed,0 1 2 3 4,results/demo/controls/shuffled_finetuning/caltech256/imagenet_cls/seed$(seed)/metrics.json)
+FROZEN_PAIR := $(foreach name,imagenet_cls coco,results/demo/pretraining/$(name)/backbone.safetensors)
 FAINT_WORLDS := $(FAINT:%=results/demo/controls/contrast_%)
 
-controls: demo ## Run the controls that the demo leaves out: about half an hour on 2 cores
+controls: setup ## Run the controls that the demo leaves out: about half an hour on 2 cores
+	$(IN_VENV) snakemake --configfile config/demo.yaml --cores $(CORES) -- $(FROZEN_PAIR)
 	$(foreach world,$(FAINT_WORLDS),$(call AT_CONTRAST,$(world)) $(world)/table6.csv &&) true
 	$(call AT_CONTRAST,$(firstword $(FAINT_WORLDS))) $(foreach n,2 4 5,$(firstword $(FAINT_WORLDS))/table$(n).csv)
 	$(call IN_WORLD,part_only) -- results/demo/controls/part_only/claims.csv

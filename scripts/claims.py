@@ -16,12 +16,12 @@ from detransfer.console import run
 from detransfer.data.index import read_index
 from detransfer.evidence.controls import (
     rehearsal_rows,
-    rival_rows,
+    rivalries,
     shuffled_rows,
     untrained_fits,
     untrained_rows,
 )
-from detransfer.evidence.scores import read_target
+from detransfer.evidence.scores import pretraining_fitted, read_target
 from detransfer.evidence.spaces import read_spaces
 from detransfer.evidence.worlds import blank_rows, dial_rows, world_rows
 from detransfer.report.claims import Design, Target, ledger, read_all_published
@@ -64,6 +64,8 @@ def parse() -> argparse.Namespace:
         help="a pre-training on detection, and the same without boxes")  # fmt: skip
     add("--twin", nargs=2, action="append", default=[], metavar=("RUN", "TWIN"),
         help="a pre-training, and the same again by another seed or recipe")  # fmt: skip
+    add("--pretraining", nargs=2, action="append", default=[], metavar=("NAME", "FILE"),
+        help="metrics.json or fit.json with the training score of a pre-training")  # fmt: skip
     add("--untrained", nargs="*", default=[], metavar="RUN", help="pre-trainings that are none")
     add("--published", type=Path, required=True, help="folder of the paper's numbers")
     add("--lines", nargs="*", type=Path, default=[], help="tables of controls to take in")
@@ -90,15 +92,16 @@ def read_targets(
         metrics = read_metrics(folder / "metrics.json")
         runs.setdefault(metrics.run.target, []).append((folder, metrics))
     where = {name: (Path(folder), split) for name, folder, split in arguments.index}
+    unfit = {name for name, file in arguments.pretraining if not pretraining_fitted(Path(file))}
     targets = []
     for name, given in runs.items():
         folder, split = where[name]
-        targets.append(read_target(name, read_index(folder).split(split), given))
+        targets.append(read_target(name, read_index(folder).split(split), given, unfit))
     spaces: dict[str, dict[str, tuple[Path, Path]]] = {}
     for dataset, name, clusters, embedding in arguments.space:
         spaces.setdefault(dataset, {})[name] = Path(clusters), Path(embedding)
     starts = dict(arguments.start)
-    targets += [read_spaces(dataset, files, starts) for dataset, files in spaces.items()]
+    targets += [read_spaces(dataset, files, starts, unfit) for dataset, files in spaces.items()]
     return targets, [metrics for given in runs.values() for _, metrics in given]
 
 
@@ -109,7 +112,7 @@ def controls(
     rows: list[Row] = [*untrained_fits(runs, design), *rehearsal_rows()]
     for target in targets:
         rows += untrained_rows(target, design)
-        rows += rival_rows(target, design, STATEMENTS)
+    rows += rivalries(targets, design, STATEMENTS)
     rows += shuffled_rows("shuffled_probe", arguments.shuffled_probe)
     rows += shuffled_rows("shuffled_finetuning", arguments.shuffled_finetuning)
     rows += blank_rows(arguments.blank)

@@ -66,13 +66,8 @@ def main() -> None:
     arguments = parse()
     index = read_index(arguments.index)
     images = index.split(arguments.split).images["image_id"]
-    detections = read_detections(arguments.detections, set(images))
-    if (wrong := detections["class_id"].to_numpy() >= len(index.classes)).any():
-        raise InputError(
-            f"{arguments.detections}: detection {int(np.argmax(wrong))} has class "
-            f"{detections['class_id'][int(np.argmax(wrong))]}, but the index has classes 0 to "
-            f"{len(index.classes) - 1}; was the detector trained on another data set?"
-        )
+    names = index.classes["name"].tolist()
+    detections = read_detections(arguments.detections, set(images), classes=names)
     categories = category_ids(index.classes, arguments.index)
     with atomic(arguments.output) as temporary, temporary.open("w") as file:
         json.dump(entries(detections, categories), file, separators=(",", ":"))

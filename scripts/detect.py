@@ -47,12 +47,16 @@ def detector_for(index: Index, folder: Path, model: Path) -> Detector:
     if classes == index.classes["name"].tolist():
         return detector
     if index.class_map is None:
-        raise InputError(f"{model}: was trained on other classes than {folder} has")
+        raise InputError(
+            f"{model}: was trained on other classes than {folder} has, which has no class_map.csv "
+            "to say what they mean there; give a detector or an index of the same classes"
+        )
     meaning = index.class_map.groupby("source_id")["class_id"].first()
     mapped = [int(meaning.get(source, -1)) for source in read_header(model)["source_ids"]]
     if max(mapped) < 0:
         raise InputError(
-            f"{model}: none of its classes means one of {folder}, by the class_map.csv there"
+            f"{model}: none of its classes means one of {folder}, by the class_map.csv there; give "
+            "a detector of the classes that it maps"
         )
     logging.info("%d of %d classes mean one here", sum(m >= 0 for m in mapped), len(mapped))
     detector.merge_classes(mapped, len(index.classes))
@@ -83,7 +87,7 @@ def main() -> None:
         speed = len(part.images) / (time.monotonic() - started)
         logging.info("%d images at %.2f images/s -> %s", len(part.images), speed, output)
         if first():
-            write_detections(output, found)
+            write_detections(output, found, part.classes["name"].tolist())
 
 
 if __name__ == "__main__":

@@ -211,9 +211,8 @@ def main() -> None:
     recipe = load_file(arguments.recipe, InferenceRecipe)
     index = read_index(arguments.index).split(arguments.split)
     metrics = checked_run(arguments.metrics, index)
-    detections = read_detections(
-        arguments.detections, set(index.images["image_id"]), len(index.classes)
-    )
+    ids, names = set(index.images["image_id"]), index.classes["name"].tolist()
+    detections = read_detections(arguments.detections, ids, classes=names)
     level = None
     if arguments.occlusion:
         level = read_occlusion(arguments.occlusion, index.objects)

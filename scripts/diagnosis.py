@@ -28,7 +28,8 @@ the number of objects (of the top detections: detections) that a value rests on,
 seeds. The picture is drawn from the table alone.
 """
 NUMBER = ["class", "analysis", "stratum", "metric"]
-COLUMNS = ["dataset", "run", *NUMBER, "mean", "std", "n", "count"]
+RUN = ["target", "dataset", "run"]
+COLUMNS = [*RUN, *NUMBER, "mean", "std", "n", "count"]
 # Kinds of errors, in the words of Hoiem's analysis and of COCO's; colours unlike those of the runs.
 KINDS = {
     "localisation": "#332288",
@@ -65,11 +66,11 @@ def parse_arguments() -> argparse.Namespace:
 def numbers(paths: list[Path]) -> pd.DataFrame:
     """Return mean and deviation of every number; raises InputError for runs that do not compare."""
     runs = {path: read_metrics(path) for path in paths}
-    for dataset in sorted({each.run.dataset for each in runs.values()}):
-        check_comparable([each for each in runs.values() if each.run.dataset == dataset])
+    for target in sorted({each.run.target for each in runs.values()}):
+        check_comparable([each for each in runs.values() if each.run.target == target])
     table = pd.concat([read_numbers(path, each) for path, each in runs.items()])
     # Sorted first, so that the last digit of a mean does not depend on the order of the files.
-    groups = table.sort_values("value").groupby(COLUMNS[:6], sort=False)
+    groups = table.sort_values("value").groupby([*RUN, *NUMBER], sort=False)
     joined = groups.agg(
         mean=("value", "mean"), std=("value", "std"), n=("value", "size"), count=("n", "min")
     )
@@ -77,7 +78,7 @@ def numbers(paths: list[Path]) -> pd.DataFrame:
     order["order"] = order.index
     joined = joined.reset_index().merge(order, on=NUMBER)
     joined["other"] = joined["run"] != BASELINE
-    return joined.sort_values(["dataset", "other", "run", "order"])[COLUMNS]
+    return joined.sort_values(["dataset", "target", "other", "run", "order"])[COLUMNS]
 
 
 def read_numbers(path: Path, metrics: RunMetrics) -> pd.DataFrame:
@@ -86,24 +87,25 @@ def read_numbers(path: Path, metrics: RunMetrics) -> pd.DataFrame:
         table = pd.read_csv(file)[[*NUMBER, "value", "n"]]
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{file}: not a readable diagnosis ({error}); make it again") from error
-    return table.assign(dataset=metrics.run.dataset, run=metrics.run.pretraining)
+    name = metrics.run
+    return table.assign(target=name.target, dataset=name.dataset, run=name.pretraining)
 
 
 def draw(table: pd.DataFrame) -> plt.Figure:
-    """Draw the table: for each data set what goes wrong above, and where below."""
+    """Draw the table: for each target what goes wrong above, and where below."""
     sns.set_theme(style="ticks", rc=STYLE)
-    datasets = list(table["dataset"].unique())
-    figure = plt.figure(figsize=(WIDTH, HEIGHT * len(datasets)), layout="constrained")
-    parts = figure.subfigures(len(datasets), 1, squeeze=False)[:, 0]
-    for dataset, part in zip(datasets, parts, strict=True):
-        if len(datasets) > 1:
-            part.suptitle(dataset, fontsize=9)
-        draw_dataset(table[table["dataset"] == dataset], part)
+    targets = list(table["target"].unique())
+    figure = plt.figure(figsize=(WIDTH, HEIGHT * len(targets)), layout="constrained")
+    parts = figure.subfigures(len(targets), 1, squeeze=False)[:, 0]
+    for target, part in zip(targets, parts, strict=True):
+        if len(targets) > 1:
+            part.suptitle(target, fontsize=9)
+        draw_target(table[table["target"] == target], part)
     sns.despine(figure)
     return figure
 
 
-def draw_dataset(table: pd.DataFrame, figure: SubFigure) -> None:
+def draw_target(table: pd.DataFrame, figure: SubFigure) -> None:
     upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
     draw_errors(table, upper)
     draw_strata(table, lower)

@@ -71,12 +71,13 @@ class Score:
 
 def score(index: Index, path: Path, recipe: VocRecipe | CocoRecipe | OpenImagesRecipe) -> Score:
     """Score the detections in a file on the images of ``index`` by the recipe's metric."""
-    detections = read_detections(path, set(index.images["image_id"]), len(index.classes))
+    names = index.classes["name"].tolist()
+    detections = read_detections(path, set(index.images["image_id"]), classes=names)
     if not (~index.objects[["difficult", "crowd"]].any(axis=1)).any():
         raise InputError(f"{index.root}: no object of these splits counts, so there is no AP")
     if isinstance(recipe, VocRecipe):
         return score_voc(index, detections, recipe)
-    names, images = index.classes["name"], len(index.images)
+    images = len(index.images)
     if isinstance(recipe, CocoRecipe):
         values, by_class = coco_average_precision(index, detections)
     else:

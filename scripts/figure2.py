@@ -36,7 +36,7 @@ RULES = {
     "occlusion": "occluded or cut, found by the first, missed by the second; most in an image",
 }
 COLUMNS = [
-    *("panel", "first", "second", "image_id", "path", "class", "drawn", *BOX),
+    *("target", "panel", "first", "second", "image_id", "path", "class", "drawn", *BOX),
     *("iou_first", "iou_second", "candidates", "mean_gap", "rule"),
 ]
 CELL, PIXELS = 1.7, 480  # inches and pixels of one image's longer side
@@ -44,8 +44,9 @@ CELL, PIXELS = 1.7, 480  # inches and pixels of one image's longer side
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs on one split: their names, and what each found of the same objects (m rows)."""
+    """Two runs of one target: their names, and what each found of the same objects (m rows)."""
 
+    target: str
     first: str
     second: str
     index: Index
@@ -81,18 +82,19 @@ def read_pair(first: Path, second: Path, folder: Path, split: str) -> Pair:
     key = ["image_id", "class_id", *BOX]
     if not objects[0][key].equals(objects[1][key]):
         raise InputError(f"{first} and {second}: analysed on different objects; make them again")
-    overlaps, boxes = [], []
+    overlaps, boxes, classes = [], [], index.classes["name"].tolist()
     for place, table in zip((first, second), objects, strict=True):
-        detections = read_detections(place / "detections.parquet")
+        detections = read_detections(place / "detections.parquet", classes=classes)
         found = detections[BOX].to_numpy(np.float64)
         row = table["detection"].to_numpy()
         box = np.where((row >= 0)[:, None], np.vstack([found, np.zeros(4)])[row], 0.0)
         overlaps.append(np.where(row >= 0, iou(box, table[BOX].to_numpy(np.float64)), 0.0))
         boxes.append(box)
-    names = [read_metrics(place / "metrics.json").run.pretraining for place in (first, second)]
+    runs = [read_metrics(place / "metrics.json").run for place in (first, second)]
     return Pair(
-        names[0],
-        names[1],
+        runs[0].target,
+        runs[0].pretraining,
+        runs[1].pretraining,
         index,
         (objects[0], objects[1]),
         (overlaps[0], overlaps[1]),
@@ -163,15 +165,19 @@ def _panel(
 ) -> pd.DataFrame:
     """Put a row's boxes together; a row without a single one still tells its candidates."""
     table = pd.concat(parts) if parts else pd.DataFrame([{"drawn": "nothing"}])
-    about = {"panel": name, "first": pair.first, "second": pair.second}
+    about = {"target": pair.target, "panel": name, "first": pair.first, "second": pair.second}
     return table.assign(**about, candidates=candidates, mean_gap=gap, rule=RULES[name]).reindex(
         columns=COLUMNS
     )
 
 
-def draw(table: pd.DataFrame, roots: dict[tuple[str, str], Path], across: int) -> plt.Figure:
-    """Draw a row of images for each panel of each pair, in the table's order."""
-    rows = list(table.groupby(["first", "second", "panel"], sort=False))
+def draw(table: pd.DataFrame, roots: dict[str, Path], across: int) -> plt.Figure:
+    """Draw a row of images for each panel of each pair, in the table's order.
+
+    ``roots`` are the folders of the targets' images.
+    """
+    rows = list(table.groupby(["target", "first", "second", "panel"], sort=False))
+    several = table["target"].nunique() > 1
     figure, grid = plt.subplots(
         len(rows),
         across,
@@ -181,12 +187,13 @@ def draw(table: pd.DataFrame, roots: dict[tuple[str, str], Path], across: int) -
     )
     for axis in grid.flat:
         axis.set_axis_off()
-    for axes, ((first, second, panel), part) in zip(grid, rows, strict=True):
-        what = f"{first} over {second}: {panel}, {part['candidates'].iloc[0]} candidates"
+    for axes, ((target, first, second, panel), part) in zip(grid, rows, strict=True):
+        where = f"{target}: " if several else ""
+        what = f"{where}{first} over {second}: {panel}, {part['candidates'].iloc[0]} candidates"
         axes[0].set_title(what, fontsize=6.5, loc="left", pad=10)
         shown = part[part["drawn"] != "nothing"]
         for axis, (path, boxes) in zip(axes, shown.groupby("path", sort=False), strict=False):
-            axis.imshow(_picture(roots[str(first), str(second)] / str(path), boxes))
+            axis.imshow(_picture(roots[str(target)] / str(path), boxes))
             credit = f"{Path(str(path)).stem}: {', '.join(dict.fromkeys(boxes['class']))}"
             axis.text(0, -0.03, credit, transform=axis.transAxes, fontsize=4.5, va="top")
     return figure
@@ -206,7 +213,7 @@ def main() -> None:
     parts, roots = [], {}
     for first, second, folder, split in arguments.pair:
         pair = read_pair(Path(first), Path(second), Path(folder), split)
-        roots[pair.first, pair.second] = pair.index.root
+        roots[pair.target] = pair.index.root
         parts += [better_placed(pair, arguments.images), only_found(pair, arguments.images)]
     write_table(arguments.csv, pd.concat(parts))
     figure = draw(pd.read_csv(arguments.csv), roots, arguments.images)

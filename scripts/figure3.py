@@ -186,14 +186,19 @@ def draw(pairs: list[Pair], chosen: pd.DataFrame) -> plt.Figure:
     for block, pair, (_, table) in zip(
         blocks, pairs, chosen.groupby(keys, sort=False), strict=True
     ):
-        draw_block(block, pair, table)
+        draw_block(block, pair, table, chosen["target"].nunique() > 1)
     return figure
 
 
-def draw_block(block: plt.Figure, pair: Pair, chosen: pd.DataFrame) -> None:
-    """Draw the chosen images of one pair, and below them what the colours mean."""
+def draw_block(block: plt.Figure, pair: Pair, chosen: pd.DataFrame, several: bool) -> None:
+    """Draw the chosen images of one pair, and below them what the colours mean.
+
+    The target is named where there are several.
+    """
     shown = examples(pair, chosen)
     colours = class_colours(shown)
+    if several:
+        block.suptitle(str(chosen["target"].iloc[0]), fontsize=9)
     run_name, baseline_name = (str(chosen[name].iloc[0]) for name in ("run", "baseline"))
     grid = block.subplots(5, len(shown), squeeze=False)
     for column, (example, row) in enumerate(zip(shown, chosen.itertuples(), strict=True)):

@@ -15,6 +15,7 @@ from detransfer.detection.detector import Detector
 from detransfer.detection.mining import propose
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import chip_epochs
+from detransfer.device_faults import device_faults
 from detransfer.ranks import first
 from detransfer.recipes.detection import DetectionRecipe
 from detransfer.strict import load_file
@@ -33,9 +34,10 @@ def main() -> None:
     chips = chip_epochs(job.index, recipe.chips, detector.backbone, job.run.seed)
     training = recipe.training.model_copy(update={"epochs": negatives.rpn_epochs})
     train(detector, chips, training, job.run)
-    found = propose(
-        detector, job.index, recipe.chips.scales, negatives, job.run.device, job.run.workers
-    )
+    where, scales = (job.run.device, job.run.workers), recipe.chips.scales
+    remedy = f"Lower the largest of chips.scales in {arguments.recipe}"
+    with device_faults(job.run.device, f"proposing for {arguments.output}", remedy):
+        found = propose(detector, job.index, scales, negatives, *where)
     if first():
         write_proposals(arguments.output / "proposals.parquet", found, job.index.digest())
         drop_checkpoints(job.run.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,8 @@ from detransfer.weights import read_header
 
 DESCRIPTION = """\
 Write the model card of a backbone file: the network, what it was trained on and by which recipe,
-the licences of the data, the metrics of the detector that it was part of, and its use by timm.
+the licences of the data, the metrics of the detector or the training top-1 of the classifier that
+it was part of, and its use by timm. Of imported weights the card says what is not known.
 """
 COUNTED = ("running_mean", "running_var", "num_batches_tracked")  # statistics, not parameters
 FRONT = {"library_name": "timm", "license": "other", "tags": ["timm", "image-feature-extraction"]}
@@ -43,6 +45,7 @@ def parse() -> argparse.Namespace:
     add("--archives", nargs="*", default=[], help="its archives, by catalog name")
     add("--rendered", action="store_true", help="the archives hold rendered images")
     add("--metrics", type=Path, help="metrics.json of the detector that it was part of")
+    add("--fit", type=Path, help="fit.json of the classifier that it was part of")
     add("--output", type=Path, required=True, help="README.md to write")
     return parser.parse_args()
 
@@ -113,12 +116,34 @@ def data(dataset: str, archives: list[str], rendered: bool) -> str:
     return "\n".join([f"## Data\n\n`{dataset}`: terms and what to cite", "", *lines])
 
 
+def elsewhere(source: Mapping[str, str]) -> str:
+    """Return the section about the data of imported weights, which the study does not know."""
+    place = next(source[name] for name in ("timm", "url", "file") if name in source)
+    rows = dict.fromkeys(("training data", "licence"), f"not stated: imported from `{place}`")
+    return f"## Data\n\n{table(rows)}"
+
+
 def quality(path: Path) -> str:
     """Return the section with the detector's own metrics."""
     result = read_metrics(path)
     rows = {m.name: f"{m.value:.1f} {m.unit} ({m.n:,} images)" for m in result.metrics}
     where = f"`{result.run.dataset}`, {result.comparability['evaluation_split']}"
     return f"## Quality of the detector\n\nOn {where}:\n\n{table(rows)}"
+
+
+def fitted(path: Path) -> str:
+    """Return the section with a classifier's accuracy on what it has learnt from."""
+    try:
+        score = float(json.loads(path.read_text())["training_score"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a readable fit.json of a classifier ({error}); train it again"
+        ) from error
+    rows = {"training top-1": f"{score:.1f} %"}
+    return (
+        f"## Quality of the classifier\n\nOn images that it was trained on, which is no measure of "
+        f"others:\n\n{table(rows)}"
+    )
 
 
 def recipe(header: Mapping[str, Any]) -> str:
@@ -135,8 +160,12 @@ def card(arguments: argparse.Namespace, header: Mapping[str, Any]) -> str:
     parts.append(origin(header, arguments.dataset))
     if arguments.dataset:
         parts.append(data(arguments.dataset, arguments.archives, arguments.rendered))
+    elif header["kind"] == "imported":
+        parts.append(elsewhere(header["source"]))
     if arguments.metrics:
         parts.append(quality(arguments.metrics))
+    if arguments.fit:
+        parts.append(fitted(arguments.fit))
     if "recipe" in header:
         parts.append(recipe(header))
     return "\n\n".join(parts) + "\n"

@@ -1,14 +1,16 @@
 """Choose learning rate and weight decay of a fine-tuning, on a fifth of the training images.
 
 Every pair of the recipe's `search` is trained on the other four fifths; the pair with the highest
-top-1 on the held-out images is chosen (the first of equals). Writes search.csv. No image outside
-the training splits is looked at. Started again after an interruption it goes on where it ended.
+top-1 on the held-out images is chosen (the first of equals). A training that diverges has no top-1
+and is not chosen. Writes search.csv. No image outside the training splits is looked at. Started
+again after an interruption it goes on where it ended.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +23,13 @@ from detransfer.checkpoints import drop_checkpoints
 from detransfer.classification.accuracy import accuracy, held_out
 from detransfer.classification.evaluate import predict
 from detransfer.classification.finetune import Classifier, LabelledImages, labelled_images
-from detransfer.classification.search import part, points, write_search
+from detransfer.classification.search import best, part, points, write_search
 from detransfer.console import InputError, run
 from detransfer.files import write_json
 from detransfer.ranks import first
 from detransfer.recipes.classification import ClassificationRecipe
 from detransfer.strict import load_file
-from detransfer.training import train
+from detransfer.training import Diverged, train
 from detransfer.training_run import TrainingJob, open_job, training_arguments
 
 log = logging.getLogger("search_classifier")
@@ -42,23 +44,36 @@ def views(images: LabelledImages, seed: int) -> Callable[[int], Dataset[Example]
 def score_point(
     recipe: ClassificationRecipe, job: TrainingJob, learnt: LabelledImages, held: LabelledImages
 ) -> float:
-    """Train at one point of the search and return top-1 in percent on the held-out images."""
+    """Train at one point of the search and return top-1 in percent on the held-out images.
+
+    NaN where the training diverges.
+    """
     training = recipe.training
     name = f"rate{training.learning_rate:g}_decay{training.weight_decay:g}"
     place = replace(job.run, state=job.run.state / name)
     done = place.state / SCORE
     if done.is_file():
-        return float(json.loads(done.read_text())["top1"])
+        top1 = json.loads(done.read_text())["top1"]
+        return math.nan if top1 is None else float(top1)
     torch.manual_seed(place.seed)
     classes = len(job.index.classes)
     model = Classifier(job.backbone(classes, recipe.backbone), recipe)
-    train(model, views(learnt, place.seed), training, place)
+    try:
+        train(model, views(learnt, place.seed), training, place)
+    except Diverged as error:
+        log.warning("%s: diverged, so it is not chosen (%s)", name, error)
+        return settle(place.state, math.nan)
     predicted, _ = predict(model, held, place.device, place.workers)
     top1 = accuracy(held.class_ids, predicted).top1
-    if first():
-        write_json(done, {"top1": top1})
-        drop_checkpoints(place.state)
     log.info("%s: %.2f %%", name, top1)
+    return settle(place.state, top1)
+
+
+def settle(state: Path, top1: float) -> float:
+    """Keep what a point came to in place of its checkpoints, and return it."""
+    if first():
+        write_json(state / SCORE, {"top1": None if math.isnan(top1) else top1})
+        drop_checkpoints(state)
     return top1
 
 
@@ -73,8 +88,9 @@ def main() -> None:
     tried = points(recipe)
     parts = part(images, ~held), part(images, held)
     scores = [score_point(each, job, *parts) for each in tried]
+    chosen = best(scores, arguments.recipe)
     if first():
-        write_search(arguments.output / "search.csv", tried, scores, int(held.sum()))
+        write_search(arguments.output / "search.csv", tried, scores, chosen, int(held.sum()))
 
 
 if __name__ == "__main__":

@@ -32,12 +32,9 @@ from detransfer.console import InputError, run
 from detransfer.data.image_classes import image_classes
 from detransfer.data.index import Index, read_index
 from detransfer.data.masks import mask_paths, read_mask
-from detransfer.features.extract import (
-    BackboneFeatures,
-    CentralViews,
-    estimate_statistics,
-    load_frozen,
-)
+from detransfer.data.views import CentralViews
+from detransfer.device_faults import device_faults
+from detransfer.features.extract import load_frozen
 from detransfer.features.store import FeatureWriter
 from detransfer.files import atomic, digest, sha256
 from detransfer.imports import code_digest, imported_files
@@ -52,6 +49,7 @@ from detransfer.report.metrics import (
 from detransfer.strict import load_file
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
+from detransfer.untrained import settle
 from detransfer.visualization.activations import (
     activation_maps,
     area_share,
@@ -142,7 +140,8 @@ def chosen_images(index: Index, rows: np.ndarray, count: int | None) -> Index:
 @torch.inference_mode()
 def record(task: Task, network: nn.Module, state: Path, device: torch.device, workers: int) -> Rows:
     """Look at every image, going on where ``state`` ends; return the rows, mapped, by name."""
-    views, recipe = CentralViews(task.index, task.view), task.recipe
+    views = CentralViews(task.index, task.view.size, task.view.resize)
+    recipe = task.recipe
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     grid = Grid(task.view.size, recipe.mask, recipe.stride)
     squares = torch.from_numpy(grid.squares()).to(device)
@@ -259,9 +258,6 @@ def main() -> None:
     index = read_index(arguments.index)
     task = load_task(arguments, index)
     backbone, header = load_frozen(arguments.weights, task.view.output_stride)
-    if header.get("kind") == "untrained":
-        learnt = CentralViews(index.split(*arguments.splits), task.view)
-        estimate_statistics(BackboneFeatures(backbone, task.view.precision), learnt, device)
     files = imported_files(Path(__file__), Path(detransfer.__file__).parent)
     architecture = architecture_of(header, arguments.weights)
     code = code_digest([*files, *([architecture.file] if architecture.file else [])])
@@ -270,7 +266,13 @@ def main() -> None:
     if arguments.probe:
         fixed["probe"] = sha256(arguments.probe / "probe.safetensors")
     state = arguments.state / digest([json.dumps(fixed, sort_keys=True)])[:16]
-    found = record(task, fold(backbone), state, device, workers)
+    remedy = f"Lower batch_size in {arguments.recipe}"
+    with device_faults(device, f"looking at {arguments.weights}", remedy):
+        if header.get("kind") == "untrained":
+            learnt = index.split(*arguments.splits)
+            views = CentralViews(learnt, task.view.size, task.view.resize)
+            settle(backbone, views, device, task.view.precision)
+        found = record(task, fold(backbone), state, device, workers)
     table = numbers(task, found)
     write_files(arguments.output, task, found, table)
     name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)

@@ -20,12 +20,13 @@ from detransfer.classification.evaluate import predict as predict_classes
 from detransfer.classification.finetune import Classifier, labelled_images
 from detransfer.console import run as run_program
 from detransfer.data.index import read_index, write_index
+from detransfer.data.views import CentralViews
 from detransfer.detection import predict as detecting
 from detransfer.detection.detector import Detector
 from detransfer.detection.labels import LabelClassifier
 from detransfer.detection.mining import propose
 from detransfer.detection.train import chip_epochs
-from detransfer.features.extract import BackboneFeatures, CentralViews, record
+from detransfer.features.extract import BackboneFeatures, record
 from detransfer.ranks import (
     first,
     join,
@@ -224,7 +225,7 @@ def predict_all(world: Path) -> dict[str, np.ndarray]:
     )
     state = world / f"features by {world_size()}"
     network = BackboneFeatures(classifier.backbone, "fp32")
-    writer = record(network, CentralViews(index, view), view, state, cpu)
+    writer = record(network, CentralViews(index, view.size, view.resize), view, state, cpu)
     if first():
         writer.mark()
         found["features"] = np.load(state / "conv5.npy")

@@ -279,6 +279,17 @@ def test_an_imported_detector_is_compared_with_its_start() -> None:
     assert "mine" not in study.detectors
 
 
+def test_twins_have_the_data_and_the_start_of_each_other() -> None:
+    again = {"kind": "detection", "dataset": "coco", "start": "imagenet_cls", "seed": 1}
+    study = changed("pretrainings.again", again)
+    assert load_study(STUDY, "x").twins == {}
+    assert load_study(study, "x").twins == {"coco": "again", "again": "coco"}
+    study["pretrainings"]["third"] = {**again, "seed": 2}
+    study["pretrainings"]["other_start"] = {**again, "start": "random"}
+    study["pretrainings"]["other_data"] = {**again, "dataset": "openimages"}
+    assert load_study(study, "x").twins == {"coco": "again", "again": "third", "third": "coco"}
+
+
 def test_a_world_is_rendered_into_a_folder_only() -> None:
     study = changed("render_world", True)
     assert load_study({**study, "mirror": "world"}, "x").render_world

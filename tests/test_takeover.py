@@ -13,7 +13,7 @@ import pytest
 from detransfer.takeover import LOCK, take_over
 
 HOLD = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from detransfer.takeover import take_over
 folder = Path(sys.argv[1])
@@ -25,6 +25,9 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, stop)
 take_over(folder)
+if len(sys.argv) > 2 and os.fork() == 0:  # a loader's process, which outlives a killed training
+    time.sleep(20)
+    os._exit(0)
 (folder / "held").touch()
 time.sleep(60)
 """
@@ -37,9 +40,9 @@ print((Path(sys.argv[1]) / "saved").exists())
 """
 
 
-def hold(folder: Path) -> subprocess.Popen[bytes]:
+def hold(folder: Path, *more: str) -> subprocess.Popen[bytes]:
     """Start a process that holds the folder, and saves something when it is stopped."""
-    running = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)])
+    running = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), *more])
     end = time.monotonic() + 30
     while not (folder / "held").exists():
         assert running.poll() is None and time.monotonic() < end
@@ -68,6 +71,16 @@ def test_a_dead_one_stops_nobody_and_nobody_is_signalled(tmp_path: Path) -> None
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def test_what_a_killed_training_leaves_behind_holds_nothing(tmp_path: Path) -> None:
+    running = hold(tmp_path, "with a loader")
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    taken = subprocess.run(
+        [sys.executable, "-c", TAKE, str(tmp_path)], capture_output=True, text=True, timeout=15
+    )
+    assert (taken.returncode, taken.stdout) == (0, "False\n"), taken.stderr
 
 
 def test_a_process_does_not_stop_itself(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from detransfer.batches import Example, collate, epoch_order, key
 from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
 from detransfer.recipes.training import TrainingRecipe
-from detransfer.training import Run, learning_rate, make_optimizer, train
+from detransfer.training import Diverged, Run, learning_rate, make_optimizer, train
 from detransfer.training_log import LOG, Progress, TrainingLog
 
 NEVER, ALWAYS = 1000.0, 1e-6  # minutes between checkpoints
@@ -383,7 +383,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images(tmp_path: Path, every: 
 def test_the_last_checkpoint_is_good_whatever_explodes(tmp_path: Path, loss: bool) -> None:
     path = tmp_path / "state" / CHECKPOINT
     message = "the loss is" if loss else r"(conv|linear)\.weight is"
-    with pytest.raises(InputError, match=f"step 3: {message} not finite.*checkpoint: {path}"):
+    with pytest.raises(Diverged, match=f"step 3: {message} not finite.*checkpoint: {path}"):
         train(
             Exploding(3, loss),
             Pictures,
@@ -396,7 +396,7 @@ def test_the_last_checkpoint_is_good_whatever_explodes(tmp_path: Path, loss: boo
 
 
 def test_final_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"step 2: .* is not finite after the step.*none yet"):
+    with pytest.raises(Diverged, match=r"step 2: .* is not finite after the step.*none yet"):
         train(Exploding(2, loss=False), Pictures, recipe(batch_size=4), run_in(tmp_path))
 
 

@@ -270,6 +270,13 @@ def test_a_gpu_that_vanishes_is_named_with_its_job(tmp_path: Path) -> None:
     assert complete(tmp_path) == complete(tmp_path / "whole")
 
 
+def test_every_program_that_uses_a_device_names_it_in_a_fault(repository: Path) -> None:
+    texts = {path.name: path.read_text() for path in (repository / "scripts").glob("*.py")}
+    using = [name for name, text in texts.items() if "use_machine(" in text]
+    assert len(using) >= 5
+    assert [name for name in using if "device_faults(" not in texts[name]] == []
+
+
 def test_a_device_has_the_name_that_its_machine_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     with (

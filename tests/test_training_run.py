@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from torch import nn
+from torchvision.io import write_jpeg
 
-from detransfer.backbone import build, read_weights, save_backbone
+from detransfer.backbone import build, hold_still, read_weights, save_backbone
 from detransfer.checkpoints import CHECKPOINT
 from detransfer.console import InputError
 from detransfer.data.index import Index, empty_objects, write_index
@@ -174,6 +176,49 @@ def test_the_backbone_starts_from_the_file_and_is_held_still(place: Place) -> No
     assert not model.get_parameter("layer1.0.conv1.weight").requires_grad
     assert not model.get_parameter("layer4.0.bn1.weight").requires_grad
     assert model.get_parameter("layer4.0.conv1.weight").requires_grad
+
+
+UNTRAINED = {"architecture": SLIM, "kind": "untrained"}
+
+
+def silent(model: nn.Module) -> list[str]:
+    """Return the layers of the last stage's first block that a loss teaches nothing."""
+    model.train()
+    hold_still(model, BackboneRecipe(output_stride=16, freeze=("conv1",), batch_norm="frozen"))
+    network: Any = model
+    network.forward_features(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    layers = [f"layer4.0.conv{number}.weight" for number in (1, 2)]
+    return [name for name in layers if not model.get_parameter(name).grad.abs().max() > 0]  # type: ignore[union-attr]
+
+
+def test_what_is_frozen_of_an_untrained_network_is_settled_first(place: Place) -> None:
+    (place.folder / "images").mkdir()
+    for name in ("a", "b"):
+        noise = torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8)
+        write_jpeg(noise, str(place.folder / f"images/{name}.jpg"))
+    place.write_start(header=UNTRAINED)
+    start, _ = read_weights(place.folder / "start.safetensors")
+    plain = build(BackboneChoice.model_validate(SLIM))
+    plain.load_state_dict(start)
+    assert silent(plain) == ["layer4.0.conv1.weight", "layer4.0.conv2.weight"]
+    for recipe in (
+        BackboneRecipe(output_stride=16, batch_norm="frozen"),
+        BackboneRecipe(output_stride=16, freeze=("layer1",), batch_norm="trained"),
+    ):
+        model = open_job(place.arguments(), place.folder / "program.py").backbone(0, recipe)
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert {norm.momentum for norm in norms} == {0.1}
+        assert all(norm.running_mean.abs().max() > 0 for norm in norms)  # type: ignore[union-attr]
+        assert not model.get_submodule("layer1.0.bn1").training
+        assert silent(model) == []
+
+
+def test_an_untrained_network_of_which_all_learns_starts_as_it_is(place: Place) -> None:
+    place.write_start(header=UNTRAINED)
+    start, _ = read_weights(place.folder / "start.safetensors")
+    recipe = BackboneRecipe(output_stride=16, batch_norm="trained")
+    model = open_job(place.arguments(), place.folder / "program.py").backbone(0, recipe)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in start.items())
 
 
 def test_new_layers_depend_on_the_seed_alone(place: Place) -> None:

@@ -8,7 +8,6 @@ everything else follows from these.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -241,11 +240,19 @@ class Study(Strict):
 
     @property
     def twins(self) -> dict[str, str]:
-        """Pre-trainings on detection, each with another one of the same data set and start."""
+        """Pre-trainings on detection, each with another one of the same data set and start.
+
+        Of several that are alike each has the next one, the last one the first.
+        """
         alike: dict[tuple[str, str], list[str]] = {}
         for name, given in self.detectors.items():
             alike.setdefault((given.dataset, given.start), []).append(name)
-        return {name: other for names in alike.values() for name, other in pairwise(names)}
+        return {
+            name: other
+            for names in alike.values()
+            if len(names) > 1
+            for name, other in zip(names, names[1:] + names[:1], strict=True)
+        }
 
     def source(self, name: str) -> Trained:
         """What a trained or matched pre-training is trained on; a matched one: as its original."""

@@ -6,7 +6,9 @@ was left behind is told to stop; it saves its state, and the new one goes on fro
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import logging
 import os
 import signal
@@ -37,11 +39,13 @@ def take_over(state: Path) -> None:
             return
         log.info("process %s on %s still trains in %s; it is to stop", holder, host, state)
         if host == here and holder.isdecimal():
-            os.kill(int(holder), signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(int(holder), signal.SIGTERM)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         log.info("%s: locks do not work there (%s)", state, error)
         os.close(descriptor)
         return
+    os.register_at_fork(after_in_child=functools.partial(os.close, descriptor))  # not a loader's
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{here} {os.getpid()}".encode(), 0)

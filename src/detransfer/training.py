@@ -39,6 +39,10 @@ from detransfer.training_log import Progress, TrainingLog, device_name, peak_mem
 log = logging.getLogger(__name__)
 
 
+class Diverged(InputError):
+    """A loss, or a weight, is no longer a finite number."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Where a training keeps its state, what its randomness starts from, and what it runs on."""
@@ -81,11 +85,11 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
     """Train ``model`` in place, resuming from the run's state folder where it holds a checkpoint.
 
     ``examples(epoch)`` gives the data set of an epoch; the length of the first fixes the schedule
-    (as in the authors' code, where the number of chips varies). Raises InputError when a loss is
-    not finite (naming the images), when the data set is empty, when the batch cannot be split
-    among the processes, when a GPU is out of memory or fails, and when the disk is full (the
-    previous checkpoint stays). SIGTERM to any process writes a checkpoint, and all exit with
-    status 143.
+    (as in the authors' code, where the number of chips varies). Raises Diverged, in
+    every process, when a loss is not finite (naming the images). Raises InputError when the data
+    set is empty, when the batch cannot be split among the processes, when a GPU is out of memory
+    or fails, and when the disk is full (the previous checkpoint stays). SIGTERM to any process
+    writes a checkpoint, and all exit with status 143.
     """
     part = split_batch(recipe)
     epoch_steps, total = _length(examples, recipe)
@@ -290,7 +294,7 @@ def _to(target: Any, device: torch.device) -> Any:
 
 
 def _look(window: _Window, state: Path) -> dict[str, float]:
-    """Return the mean losses of a window; raises InputError at the first that is not finite."""
+    """Return the mean losses of a window; raises Diverged at the first that is not finite."""
     names = list(window.losses[0])
     table = torch.stack([torch.stack([step[n] for n in names]) for step in window.losses]).cpu()
     bad = (~torch.isfinite(table).all(1)).nonzero().flatten().tolist()
@@ -302,17 +306,17 @@ def _look(window: _Window, state: Path) -> dict[str, float]:
 
 
 def _check(window: _Window, model: nn.Module, state: Path) -> None:
-    """Raise InputError unless losses and weights are finite, so that each checkpoint is good."""
+    """Raise Diverged unless losses and weights are finite, so that each checkpoint is good."""
     _look(window, state)
     for name, value in model.state_dict().items():
         if not torch.isfinite(value).all():
             raise _not_finite(f"{name} is not finite after the step", window, -1, state)
 
 
-def _not_finite(what: str, window: _Window, position: int, state: Path) -> InputError:
+def _not_finite(what: str, window: _Window, position: int, state: Path) -> Diverged:
     kept = state / CHECKPOINT
     names = [name for of_process in gather(window.names[position]) for name in of_process]
-    return InputError(
+    return Diverged(
         f"step {window.steps[position]}: {what}; images of the batch: "
         f"{', '.join(dict.fromkeys(names))}. Last good checkpoint: "
         f"{kept if kept.exists() else 'none yet'}. A lower training.learning_rate, a longer "

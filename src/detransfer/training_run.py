@@ -27,6 +27,7 @@ from detransfer.backbone import (
 from detransfer.checkpoints import drop_checkpoints
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index
+from detransfer.data.views import CentralViews
 from detransfer.files import digest, sha256, write_json
 from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first, join, world_size
@@ -35,6 +36,7 @@ from detransfer.strict import validate
 from detransfer.study import BackboneChoice
 from detransfer.takeover import take_over
 from detransfer.training import Fit, Run
+from detransfer.untrained import settle
 from detransfer.weights import read_header
 
 
@@ -50,9 +52,17 @@ class TrainingJob:
     identity: dict[str, Any]
 
     def backbone(self, classes: int, recipe: BackboneRecipe) -> nn.Module:
-        """Return the timm model with the starting weights loaded and the recipe's parts frozen."""
+        """Return the timm model with the starting weights loaded and the recipe's parts frozen.
+
+        What a recipe freezes of an untrained network is first settled on the images.
+        """
         model = build(self.architecture, classes, recipe.output_stride, recipe.deformable_groups)
-        fit_backbone(model, read_weights(self.start)[0], str(self.start))
+        state, header = read_weights(self.start)
+        fit_backbone(model, state, str(self.start))
+        if header.get("kind") == "untrained" and (recipe.freeze or recipe.batch_norm == "frozen"):
+            config: Any = model.pretrained_cfg
+            views = CentralViews(self.index, *[config["input_size"][-1]] * 2)
+            settle(model, views, self.run.device)
         hold_still(model, recipe)
         return model
 

@@ -40,4 +40,5 @@ def check_classes(
             raise InputError(
                 f"{path}: was trained for other classes than {index} has: class {place} is "
                 f"{here[0] if here else 'none'!r} there and {there[0] if there else 'none'!r} here"
+                "; train it again on this data set, or give the index that it was trained on"
             )

@@ -14,7 +14,8 @@ from PIL import Image
 
 from detransfer.backbone import build
 from detransfer.data.index import Index, empty_objects
-from detransfer.features.extract import BackboneFeatures, CentralViews, record
+from detransfer.data.views import CentralViews
+from detransfer.features.extract import BackboneFeatures, record
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.study import BackboneChoice
 from detransfer.training_run import use_machine
@@ -52,7 +53,7 @@ def main(name: str) -> None:
     network.to(device, memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as given:
         folder = Path(given)
-        views = CentralViews(write_images(folder), RECIPE)
+        views = CentralViews(write_images(folder), RECIPE.size, RECIPE.resize)
         batches = torch.stack([views[row] for row in range(IMAGES)]).split(RECIPE.batch_size)
         bare, recorded = [], []
         with torch.inference_mode():

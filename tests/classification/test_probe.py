@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,11 +176,13 @@ def test_classes_without_training_images_are_named() -> None:
         fit_probe(features, rows[part], known[part], NAMES, recipe(), seed=0)
 
 
-def test_features_that_are_not_finite_are_named_by_row() -> None:
+def test_features_that_are_not_finite_are_named_by_file_and_row(tmp_path: Path) -> None:
     features, rows, known, _ = world(30)
     features[rows[17], 2] = np.inf
-    with pytest.raises(InputError, match=f"in row {rows[17]} are not finite; record them again"):
-        fit_probe(features, rows, known, NAMES, recipe(), seed=0)
+    np.save(tmp_path / "conv5.npy", features)
+    mapped = np.load(tmp_path / "conv5.npy", mmap_mode="r")
+    with pytest.raises(InputError, match=rf"conv5\.npy: row {rows[17]}, .*is not finite; delete"):
+        fit_probe(mapped, rows, known, NAMES, recipe(), seed=0)
 
 
 def test_what_did_not_converge_says_so() -> None:

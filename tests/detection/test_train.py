@@ -252,7 +252,10 @@ def test_a_scale_that_enlarges_beyond_measure_names_the_image(index: Index) -> N
 
 def test_scales_in_the_wrong_order_are_refused(index: Index) -> None:
     message = refused(index, ChipScale(long=64), ChipScale(factor=1.25, valid_range=(0, 30)))
-    assert message == "chips.scales[0] enlarges every image less than the next; finest first"
+    assert message == (
+        "chips.scales[0] of the recipe enlarges every image less than chips.scales[1]; "
+        "put the finest scale first"
+    )
 
 
 def test_a_range_beyond_what_chips_hold_is_refused(index: Index) -> None:

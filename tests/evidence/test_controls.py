@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from detransfer.console import InputError
 from detransfer.evidence.controls import (
     rehearsal_rows,
     rival_rows,
+    rivalries,
+    rivals,
     shuffled_rows,
     untrained_fits,
     untrained_rows,
 )
-from detransfer.evidence.worlds import blank_rows, dial_rows, world_rows
+from detransfer.evidence.worlds import blank_rows, dial_points, dial_rows, world_rows
 from detransfer.report.bootstrap import Scores
-from detransfer.report.claims import Design, Target
+from detransfer.report.claims import Design, Target, ledger
 from detransfer.report.controls import (
     COLUMNS,
     line,
@@ -73,6 +77,37 @@ def test_rivals_that_differ_by_more_than_seeds_do_are_noticed() -> None:
     far = {**close, "coco": flat(60, 66, 60)}
     (row,) = rival_rows(Target("voc", "d", 9, {"mAP@0.5": far}), DESIGN, STATEMENTS)
     assert row["holds"] == "no"
+
+
+def test_of_a_single_seed_no_rivals_are_run_and_nothing_is_said() -> None:
+    scores = {"mAP@0.5": {"cls": flat(60), "coco": flat(66)}}
+    given = Target("voc", "voc_detection", 300, scores)
+    (row,) = rivalries([given], DESIGN, STATEMENTS)
+    assert (row["control"], row["holds"]) == ("a_against_a", "not run")
+    assert "--config seeds=[0,1]" in str(row["detail"])
+    assert verdicts(pd.DataFrame([row], columns=COLUMNS)) == []
+    rehearsed = line("a_against_a", "", "invented studies", 4.0, "at most 5 %", True)
+    controls = verdicts(pd.DataFrame([rehearsed, row], columns=COLUMNS))
+    claims = ledger(STATEMENTS, [given], DESIGN, {}, controls).set_index("claim")
+    assert claims.loc["map50", "controls_held"] == "a_against_a"
+    assert "a_against_a" not in claims.loc["map50", "controls_not_run"]
+    assert claims.loc["map50", "controls_failed"] == ""
+    twice = replace(given, scores={"mAP@0.5": {"cls": flat(60, 60.1), "coco": flat(66, 66.1)}})
+    (row,) = rivalries([given, twice], DESIGN, STATEMENTS)  # one target's are enough
+    assert row["holds"] == "yes"
+
+
+def test_rivals_are_pairs_of_seeds_and_each_pair_of_twins_once() -> None:
+    scores = {"cls": flat(60, 60.2), "coco": flat(66), "again": flat(67), "third": flat(69)}
+    two = replace(DESIGN, twins={"coco": "again", "again": "coco"})
+    three = replace(DESIGN, twins={"coco": "again", "again": "third", "third": "coco"})
+    absent = replace(DESIGN, twins={"coco": "elsewhere", "elsewhere": "coco"})
+
+    def found(design: Design) -> list[float]:
+        return sorted(round(abs(each.value), 3) for each in rivals(scores, design))
+
+    assert found(DESIGN) == found(absent) == [0.2]
+    assert found(two) == [0.2, 1] and found(three) == [0.2, 1, 2, 3]
 
 
 def test_rehearsals_find_nothing_in_nothing_and_what_was_planted() -> None:
@@ -132,6 +167,28 @@ def test_the_dial_must_fall(tmp_path: Path, values: tuple[float, ...], holds: st
     table.to_csv(tmp_path / "dial.csv", index=False)
     falls, ends = dial_rows(tmp_path / "dial.csv")
     assert falls["holds"] == holds and ends["holds"] == holds
+
+
+def point(folder: Path, contrast: float, **comparability: str) -> tuple[float, Path]:
+    given = replace(metrics("probe/conv5", "cls", 90.0), comparability=comparability)
+    write_metrics(folder / f"{contrast}" / "metrics.json", given)
+    return contrast, folder / f"{contrast}"
+
+
+def test_points_of_the_dial_differ_in_their_images_alone(tmp_path: Path) -> None:
+    own = point(tmp_path, 1.0, recipe="r", evaluation_data="a", training_data="b")
+    faint = point(tmp_path, 0.5, recipe="r", evaluation_data="c", training_data="d")
+    assert dial_points([faint, own])["contrast"].tolist() == [0.5, 1.0]
+    older = point(tmp_path, 0.25, recipe="older", evaluation_data="e", training_data="f")
+    with pytest.raises(InputError) as caught:
+        dial_points([older, faint, own])
+    for words in (
+        f"{older[1]}: ",
+        "contrast 0.25",
+        "differ in recipe",
+        "run `make controls` again",
+    ):
+        assert words in str(caught.value)
 
 
 def test_other_worlds_are_reported_whatever_comes_out(tmp_path: Path) -> None:

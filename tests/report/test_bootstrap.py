@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,13 @@ def test_other_seeds_are_refused() -> None:
     run = means(np.arange(9.0))
     with pytest.raises(InputError, match=r"seeds \[0, 1\] cannot be compared with seeds \[0\]"):
         estimate({0: run, 1: run}, {0: run})
+
+
+def test_a_difference_rests_on_the_fewer_images() -> None:
+    run = means(np.arange(9.0))
+    some, fewer = replace(run, images=8), replace(run, images=5)
+    assert run.minus(run).images is None
+    assert [a.minus(b).images for a, b in ((some, fewer), (fewer, some), (run, some))] == [5, 5, 8]
 
 
 def test_resamples_without_a_score_are_left_out() -> None:

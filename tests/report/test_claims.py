@@ -90,6 +90,25 @@ def test_the_recipe_gap_is_that_to_a_twin_where_there_is_one() -> None:
     assert row["recipe_gap"] == pytest.approx(2) and row["gaps"] == pytest.approx(3)
 
 
+def test_images_are_those_that_the_numbers_rest_on() -> None:
+    """The fewest of any seed and term of both runs; where nobody counts them, the target's."""
+    some = {
+        name: {
+            seed: replace(scores, images=images)
+            for (seed, scores), images in zip(flat(60, 61).items(), counts, strict=True)
+        }
+        for name, counts in {"coco": (48, None), "cls": (50, 47), "coco_labels": (9, 9)}.items()
+    }
+    assert one_row(target(**some), [])["images"] == 47
+    assert one_row(target(**some), [], replace(MORE, against="alone"))["images"] == 48
+    terms = replace(MORE, terms=((1, "mAP@0.7"), (-1, "all")))
+    scores = {"mAP@0.7": some, "all": {name: flat(1, 2) for name in some}}
+    given = Target("voc", "voc_detection", 300, scores)
+    assert ledger([terms], [given], DESIGN, {}, []).iloc[0]["images"] == 47
+    alone = replace(terms, terms=((1, "all"),))
+    assert ledger([alone], [given], DESIGN, {}, []).iloc[0]["images"] == 300
+
+
 def test_a_failed_control_makes_a_claim_invalid() -> None:
     held, failed = Control("random", "voc", True), Control("leaks", "", False)
     row = one_row(study(), [held])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_run(folder: Path, task: str, pretraining: str, seed: int, training: fl
 def tables(
     repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The claims and the controls of a study of two seeds, a control of which fails."""
+    """Claims and controls of a study of two seeds, a control and a pre-training of which fail."""
     folder = tmp_path_factory.mktemp("study")
     index = write_target(folder)
     runs = [
@@ -62,6 +63,10 @@ def tables(
     shuffled = [write_run(folder / "s", "probe/conv5", "coco", seed, 40.0) for seed in (0, 1, 2)]
     words = [*map(str, runs), "--index", "caltech256", str(index), "test"]
     words += ["--start", "coco", "imagenet_cls", "--matched", "coco", "coco_labels"]
+    fits = {"imagenet_cls": 80.0, "coco": 5.0}
+    for name, score in fits.items():
+        (folder / f"{name}.json").write_text(json.dumps({"training_score": score}))
+        words += ["--pretraining", name, str(folder / f"{name}.json")]
     words += ["--untrained", "random", "--published", str(repository / "config/published")]
     words += [word for path in shuffled for word in ("--shuffled-probe", str(path))]
     words += ["--controls", str(folder / "controls.csv"), "--output", str(folder / "claims.csv")]
@@ -90,7 +95,8 @@ def test_a_control_that_fails_makes_its_claims_invalid(
     failed = controls[controls["holds"] == "no"]
     assert failed["control"].tolist() == ["shuffled_probe"]  # which answered much too well
     row = claims.set_index("claim").loc["frozen_top1"]
-    assert (row["verdict"], row["reason"]) == ("invalid", "control shuffled_probe fails")
+    reason = "control shuffled_probe fails; coco: a training did not fit"  # that of coco itself
+    assert (row["verdict"], row["reason"]) == ("invalid", reason)
     assert "random" in row["controls_held"] and "dial" in row["controls_not_run"]
     absent = set(controls.loc[controls["holds"] == "not run", "control"])
     assert absent >= {"dial", "destroyed", "shuffled_finetuning", "oracle"}

@@ -7,6 +7,7 @@ import io
 import json
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from detransfer.data.readers import read_dataset
 from detransfer.detection.detections import empty_detections, write_detections
 
 CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 18, "name": "dog"}]
+NAMES = ["dog", "toothbrush"]  # in the order of their numbers
 SETS = {"sets": {"val": {"annotations": "val.json", "images": "images"}}}
 
 
@@ -46,10 +48,14 @@ def index(tmp_path: Path) -> Path:
 
 
 def submit(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, index: Path, detections: pd.DataFrame
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    index: Path,
+    detections: pd.DataFrame,
+    classes: Sequence[str] = NAMES,
 ) -> list[dict[str, Any]]:
     folder = index.parent
-    write_detections(folder / "detections.parquet", detections)
+    write_detections(folder / "detections.parquet", detections, classes)
     main = runpy.run_path(str(repository / "scripts" / "coco_submission.py"))["main"]
     words = ["--detections", folder / "detections.parquet", "--index", index, "--split", "val"]
     words += ["--output", folder / "results.json"]
@@ -94,7 +100,8 @@ def test_faults_are_named(repository: Path, monkeypatch: pytest.MonkeyPatch, ind
             submit(repository, monkeypatch, index, pd.DataFrame([row, {**row, **change}]))
 
     fails("detection 1 .* the data set has no such image", image_id=140)
-    fails("detection 1 has class 2, but the index has classes 0 to 1; was", class_id=2)
+    with pytest.raises(InputError, match="numbers 3 classes, but the data set has 2; detect again"):
+        submit(repository, monkeypatch, index, pd.DataFrame([row]), [*NAMES, "cat"])
     classes = (index / "classes.csv").read_text()
     (index / "classes.csv").write_text(classes.replace("dog,18", "dog,n02084071"))
     fails(r"class 'dog' has source_id 'n02084071', which is no category id of COCO")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ class Diagnosing:
         write_recipe(folder / "recipe.yaml", inference_recipe())
         self.detections("truth", self.test.objects)
 
-    def detections(self, name: str, objects: pd.DataFrame) -> Path:
-        path = self.folder / f"{name}.parquet"
-        write_detections(path, objects.assign(score=0.5))
+    def detections(self, name: str, objects: pd.DataFrame, more: Sequence[str] = ()) -> Path:
+        path, names = self.folder / f"{name}.parquet", self.index.classes["name"].tolist()
+        write_detections(path, objects.assign(score=0.5), [*names, *more])
         return path
 
     def occlusion(self, objects: pd.DataFrame, level: np.ndarray) -> Path:
@@ -189,8 +190,8 @@ def test_every_object_says_what_found_it(diagnosing: Diagnosing) -> None:
 
 def test_detections_of_another_data_set_are_refused(diagnosing: Diagnosing) -> None:
     objects = diagnosing.test.objects
-    other = diagnosing.detections("other", objects.assign(class_id=3))
-    with pytest.raises(InputError, match=r"other\.parquet: detection 0 .*the data set has 3 clas"):
+    other = diagnosing.detections("other", objects, ["grey"])
+    with pytest.raises(InputError, match=r"other\.parquet: numbers 4 classes, but the data set"):
         diagnosing.run(detections=other)
     other = diagnosing.detections("other", objects.assign(image_id=999))
     with pytest.raises(InputError, match=r"other\.parquet: detection 0 .*has no such image"):

@@ -34,7 +34,9 @@ def rows(group: str, strata: dict[str, tuple[str, ...]]) -> list[tuple[str, str,
     ]
 
 
-def write_run(folder: Path, pretraining: str, seed: int, levels: bool = True) -> Path:
+def write_run(
+    folder: Path, pretraining: str, seed: int, levels: bool = True, target: str = "things"
+) -> Path:
     """Write a run whose numbers are 40 + its seed, the curves' gains 10 + its seed."""
     keys = [*rows("all:mean", STRATA), *rows("all:pooled", STRATA)]
     if levels:
@@ -45,10 +47,10 @@ def write_run(folder: Path, pretraining: str, seed: int, levels: bool = True) ->
     table = pd.DataFrame(keys, columns=["class", "analysis", "stratum", "metric"])
     table["value"] = np.where(table["metric"] == "gain", 10.0, 40.0) + seed
     table["n"] = 100 + seed
-    path = folder / pretraining / str(seed) / "diagnosis.json"
+    path = folder / target / pretraining / str(seed) / "diagnosis.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path.with_suffix(".csv"), index=False)
-    run = RunName("detection", "things", "things", pretraining, seed)
+    run = RunName("detection", target, "things", pretraining, seed)
     metrics = (Metric("missed@any/all", 1.0, "%", 50),)
     comparability = {"occlusion": "some" if levels else "none"}
     write_metrics(path, RunMetrics(run, metrics, {}, comparability, {}))
@@ -76,13 +78,34 @@ def test_the_table_is_mean_and_deviation_over_seeds(
     runs = [write_run(tmp_path, name, seed) for name in ("coco", "random") for seed in (0, 2)]
     table = start(program, monkeypatch, tmp_path / "out", runs)
     assert list(table) == [
-        *("dataset", "run", "class", "analysis", "stratum", "metric", "mean", "std", "n", "count")
+        *("target", "dataset", "run", "class", "analysis", "stratum", "metric"),
+        *("mean", "std", "n", "count"),
     ]
     assert table["run"].unique().tolist() == ["random", "coco"]
     assert (table["mean"] == np.where(table["metric"] == "gain", 11, 41)).all()
     np.testing.assert_allclose(table["std"], np.sqrt(2), rtol=1e-5)
     assert (table["n"] == 2).all() and (table["count"] == 100).all()
     assert not table.duplicated(["run", "class", "analysis", "stratum", "metric"]).any()
+
+
+@pytest.mark.parametrize("levels", [True, False])
+def test_two_targets_on_one_data_set_stay_apart(
+    program: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: bool
+) -> None:
+    """Whether their recipes compare (both with levels) or not."""
+    runs = [write_run(tmp_path, name, 0) for name in ("coco", "random")]
+    runs += [write_run(tmp_path, name, 2, levels, "few") for name in ("coco", "random")]
+    table = start(program, monkeypatch, tmp_path / "out", runs)
+    assert table["target"].unique().tolist() == ["few", "things"]
+    assert (table["n"] == 1).all() and set(table["dataset"]) == {"things"}
+    gains = table[table["metric"] == "gain"].groupby("target")["mean"].unique()
+    assert gains["few"].tolist() == [12] and gains["things"].tolist() == [10]
+    figure = program["draw"](table)
+    titles = [part.get_suptitle() for part in figure.subfigs]
+    assert titles == ["few", "things"]
+    for part, width in zip(figure.subfigs, (12, 10), strict=True):
+        axes = next(a for a in part.subfigs[0].axes if a.get_title() == "COCO's curves")
+        assert {bar.get_width() for bar in axes.patches} == {width} and len(axes.patches) == 14
 
 
 @pytest.mark.parametrize("levels", [True, False])

@@ -47,7 +47,7 @@ def world(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = index.split("train").sample(6)
     truth = {"truth": index.split("test").objects, "training": training.objects}
     for name, objects in truth.items():
-        write_detections(folder / f"{name}.parquet", objects.assign(score=0.5))
+        write_detections(folder / f"{name}.parquet", objects.assign(score=0.5), list(COLOURS))
     return folder
 
 
@@ -109,7 +109,7 @@ def test_the_scores_are_those_of_the_detections(evaluation: Evaluation, tmp_path
     shifted = index.objects.assign(score=[i / 100 for i in range(len(index.objects))])
     shifted["x2"] += 3
     shifted = shifted.iloc[1:]
-    write_detections(tmp_path / "shifted.parquet", shifted)
+    write_detections(tmp_path / "shifted.parquet", shifted, list(COLOURS))
     metrics = evaluation.run(detections=tmp_path / "shifted.parquet")
     result = average_precision(match(index.objects, shifted, 3), IOUS)
     for place, iou in enumerate(IOUS):
@@ -164,13 +164,27 @@ def test_training_images_may_be_those_of_another_data_set(
     assert metrics.metric("mAP@0.5").value == metrics.fit["training_score"] == pytest.approx(100)
 
 
-def test_a_class_that_the_data_set_lacks_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
-    found = read_index(evaluation.world / "index").split("test").objects.assign(score=1, class_id=3)
-    write_detections(tmp_path / "other.parquet", found)
-    with pytest.raises(
-        InputError, match="the data set has 3 classes; was it predicted for another one"
-    ):
-        evaluation.run(detections=tmp_path / "other.parquet")
+@pytest.mark.parametrize("place", ["detections", "training_detections"])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([*COLOURS, "grey"], "numbers 4 classes, but the data set has 3; detect again"),
+        ([*COLOURS][::-1], "numbers other classes than the data set has, or in another order"),
+    ],
+)
+def test_detections_of_other_classes_are_refused(
+    evaluation: Evaluation, tmp_path: Path, place: str, names: list[str], message: str
+) -> None:
+    """Though every image and number is one of the data set's."""
+    index = read_index(evaluation.world / "index")
+    parts = {
+        "detections": index.split("test"),
+        "training_detections": index.split("train").sample(6),
+    }
+    objects = parts[place].objects
+    write_detections(tmp_path / "other.parquet", objects.assign(score=1), names)
+    with pytest.raises(InputError, match=rf"other\.parquet: {message}"):
+        evaluation.run(**{place: tmp_path / "other.parquet"})
 
 
 def test_the_recipe_sets_headline_and_convention(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -180,7 +194,7 @@ def test_the_recipe_sets_headline_and_convention(evaluation: Evaluation, tmp_pat
     index = read_index(evaluation.world / "index").split("test")
     halves = index.objects.assign(score=0.5)
     halves["x2"] = halves["x1"] + (halves["x2"] - halves["x1"]) / 2  # IoU 0.5, or less if rounded
-    write_detections(tmp_path / "halves.parquet", halves)
+    write_detections(tmp_path / "halves.parquet", halves, list(COLOURS))
     loose = evaluation.run(detections=tmp_path / "halves.parquet")
     strict = evaluation.run(detections=tmp_path / "halves.parquet", recipe=recipe)
     convention = VocConvention(strict_overlap=True, round_boxes=0)
@@ -262,7 +276,7 @@ def test_detections_on_unknown_images_are_refused(
     table = pd.DataFrame(
         [[999, 0, 0.5, 1, 1, 9, 9]], columns=["image_id", "class_id", "score", *BOX]
     )
-    write_detections(tmp_path / "unknown.parquet", table)
+    write_detections(tmp_path / "unknown.parquet", table, list(COLOURS))
     with pytest.raises(SystemExit) as ended:
         words = evaluation.words(**{place: tmp_path / "unknown.parquet"})
         call(evaluation.program, words, "__main__")

@@ -16,9 +16,8 @@ from detransfer.backbone import build, conv5, read_weights, save_backbone
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import read_index
-from detransfer.data.views import central_view
+from detransfer.data.views import CentralViews, central_view
 from detransfer.detection.detector import Detector
-from detransfer.features import extract
 from detransfer.features.extract import BackboneFeatures, load_frozen, record
 from detransfer.features.store import open_features
 from detransfer.recipes.classification import FeatureRecipe
@@ -102,7 +101,7 @@ def test_batches_and_workers_change_nothing(
     for number, (batch, loaders) in enumerate(((4, 0), (size, workers))):
         recipe = FeatureRecipe.model_validate({**RECIPE, "batch_size": batch})
         network = BackboneFeatures(backbone, "fp32")
-        views = extract.CentralViews(index, recipe)
+        views = CentralViews(index, recipe.size, recipe.resize)
         writer = record(network, views, recipe, tmp_path / str(number), CPU, loaders)
         header = {"splits": ["train", "test"]}
         writer.finish(tmp_path / f"made{number}", index.images, header)
@@ -126,7 +125,7 @@ def test_an_interrupted_recording_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return decode(path)
 
-    monkeypatch.setattr(extract, "decode", failing)
+    monkeypatch.setattr("detransfer.data.views.decode", failing)
     with pytest.raises(KeyboardInterrupt):
         call(program, words(world, tmp_path, recipe))
     assert not (tmp_path / "features").exists() and list((tmp_path / "state").iterdir())
@@ -151,7 +150,7 @@ def test_another_recipe_does_not_go_on_from_an_unfinished_recording(
         return decode(path)
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(extract, "decode", failing)
+        patch.setattr("detransfer.data.views.decode", failing)
         call(program, words(world, tmp_path, unfinished))
     call(program, words(world, tmp_path, write_recipe(tmp_path, resize=64)))
     found = open_features(tmp_path / "features").layer("conv5")

@@ -35,10 +35,15 @@ SECOND = [12, None, 2, 4, None, None, 0]
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
+    return write_objects(tmp_path, "grey")
+
+
+def write_objects(place: Path, colour: str) -> Path:
+    """Write the objects, on images of one colour, and return the folder of their index."""
+    folder = place / "images"
+    folder.mkdir(parents=True)
     for number in range(IMAGES):
-        Image.new("RGB", (100, 100), "grey").save(folder / f"{number}.png")
+        Image.new("RGB", (100, 100), colour).save(folder / f"{number}.png")
     ids = np.arange(IMAGES, dtype=np.int32)
     images = pd.DataFrame(
         {"image_id": ids, "path": [f"{i}.png" for i in ids], "width": 100, "height": 100}
@@ -47,14 +52,14 @@ def index(tmp_path: Path) -> Path:
     objects[["image_id", "class_id"]] = [(image, 0) for image, _, _, _ in OBJECTS]
     objects[FLAGS] = False
     classes = pd.DataFrame({"class_id": [0], "name": ["ox"], "source_id": "", "superclass": ""})
-    write_index(tmp_path / "index", Index(images, objects, classes, folder))
-    return tmp_path / "index"
+    write_index(place / "index", Index(images, objects, classes, folder))
+    return place / "index"
 
 
-def write_run(folder: Path, name: str, moved: list[int | None]) -> Path:
+def write_run(folder: Path, name: str, moved: list[int | None], target: str = "voc") -> Path:
     """Write what scripts/figure2.py reads of a run."""
-    place = folder / name
-    place.mkdir()
+    place = folder / target / name
+    place.mkdir(parents=True)
     detections: list[dict[str, Any]] = []
     rows = []
     for (image, box, level, cut), shift in zip(OBJECTS, moved, strict=True):
@@ -67,17 +72,21 @@ def write_run(folder: Path, name: str, moved: list[int | None]) -> Path:
         about = {"level": level, "truncated": cut, "missed": shift is None, "precision": 1.0}
         corners = dict(zip(BOX, map(float, box), strict=True))
         rows.append({"image_id": image, "class_id": 0, **corners, **about, "detection": found})
-    write_detections(place / "detections.parquet", pd.DataFrame(detections))
+    write_detections(place / "detections.parquet", pd.DataFrame(detections), ["ox"])
     pd.DataFrame(rows).to_parquet(place / "objects.parquet", index=False)
-    run = RunName("detection", "voc", "voc", name, 0)
+    run = RunName("detection", target, "voc", name, 0)
     write_metrics(place / "metrics.json", RunMetrics(run, (), {}, {}, {}))
     return place
 
 
 def figure(folder: Path, first: Path, second: Path, index: Path, images: int = 2) -> pd.DataFrame:
+    return figure_of(folder, [(first, second, index)], images)
+
+
+def figure_of(folder: Path, pairs: list[tuple[Path, Path, Path]], images: int = 2) -> pd.DataFrame:
     outputs = [f"--{kind}={folder / f'figure2.{kind}'}" for kind in ("csv", "pdf", "png")]
-    pair = ["--pair", str(first), str(second), str(index), "test"]
-    call(PROGRAM, [*pair, f"--images={images}", *outputs])
+    given = [word for pair in pairs for word in ("--pair", *map(str, pair), "test")]
+    call(PROGRAM, [*given, f"--images={images}", *outputs])
     return pd.read_csv(folder / "figure2.csv")
 
 
@@ -124,3 +133,24 @@ def test_runs_on_different_objects_are_refused(tmp_path: Path, index: Path) -> N
     objects.iloc[1:].to_parquet(second / "objects.parquet", index=False)
     with pytest.raises(InputError, match="analysed on different objects; make them again"):
         figure(tmp_path, first, second, index)
+
+
+def test_two_targets_show_their_own_images(tmp_path: Path) -> None:
+    """Each file is there under both roots, in a colour that nothing else in the picture has."""
+    colours = {"few": (200, 0, 200), "voc": (0, 200, 200)}
+    pairs = []
+    for target in colours:
+        index = write_objects(tmp_path / f"data_{target}", f"rgb{colours[target]}")
+        moved = {"boxes": FIRST, "labels": SECOND}
+        first, second = (write_run(tmp_path, name, moved[name], target) for name in moved)
+        pairs.append((first, second, index))
+    table = figure_of(tmp_path, pairs)
+    assert table["target"].unique().tolist() == list(colours)
+    assert table["path"].tolist()[:8] == table["path"].tolist()[8:]
+    with Image.open(tmp_path / "figure2.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    half = len(pixels) // 2
+    for number, colour in enumerate(colours.values()):
+        there = (np.abs(pixels - colour).max(2) < 12).sum(1)
+        own, other = (there[:half], there[half:]) if number == 0 else (there[half:], there[:half])
+        assert own.sum() > 1000 and other.sum() == 0

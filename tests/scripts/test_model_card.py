@@ -119,6 +119,46 @@ def test_it_names_terms_quality_and_recipe(program: Program, tmp_path: Path) -> 
         program("model_card", "--backbone", path, "--output", tmp_path / "README.md")
 
 
+def test_a_classifiers_training_top_1_is_called_that(program: Program, tmp_path: Path) -> None:
+    training = {"kind": "trained", "task": "classification", "seed": 0, "source": {}}
+    path, _ = backbone(tmp_path, **training)
+    fit, card = tmp_path / "fit.json", tmp_path / "README.md"
+    words = ["--backbone", path, "--output", card, "--dataset", "mine", "--fit", fit]
+    fit.write_text(json.dumps({"training_score": 81.25}))
+    program("model_card", *words)
+    assert "| training top-1 | 81.2 % |" in card.read_text()
+    assert "which is no measure of others" in card.read_text()
+    for content in ('{"training_score": null}', "{}", "no JSON"):
+        fit.write_text(content)
+        with pytest.raises(InputError, match=r"fit\.json: not a readable fit\.json of a class"):
+            program("model_card", *words)
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ({"timm": "resnet101.tv_in1k", "version": "1.0"}, "resnet101.tv_in1k"),
+        ({"url": "https://example.org/w.pth", "sha256": "ab"}, "https://example.org/w.pth"),
+        ({"file": "mine.pth", "sha256": "ab"}, "mine.pth"),
+    ],
+)
+def test_what_is_not_known_of_imported_weights_is_said(
+    program: Program, tmp_path: Path, source: dict[str, str], place: str
+) -> None:
+    path, _ = backbone(tmp_path, kind="imported", source=source)
+    program("model_card", "--backbone", path, "--output", tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    for row in ("training data", "licence"):
+        assert f"| {row} | not stated: imported from `{place}` |" in text
+
+
+def test_random_weights_have_no_data(program: Program, tmp_path: Path) -> None:
+    path, _ = backbone(tmp_path)
+    program("model_card", "--backbone", path, "--output", tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    assert "## Data" not in text and "## Quality" not in text
+
+
 def test_timm_reads_the_folder_for_a_hub(program: Program, tmp_path: Path) -> None:
     path, model = backbone(tmp_path)
     program("model_card", "--backbone", path, "--output", tmp_path / "README.md")

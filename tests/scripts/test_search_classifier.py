@@ -16,6 +16,7 @@ from detransfer.backbone import read_weights
 from detransfer.classification.accuracy import held_out
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index, write_index
+from detransfer.training import Diverged
 from tests.scripts.test_train_classifier import RECIPE, Programs
 
 SEARCH = {"learning_rates": [1e-7, 0.01], "weight_decays": [0.0, 0.1], "epochs": 5}
@@ -77,6 +78,71 @@ def test_a_search_goes_on_where_it_ended(
     again = search(programs, "again")
     first = (programs.folder / "search" / "search.csv").read_bytes()
     assert again.read_bytes() == first
+
+
+def test_a_point_that_diverges_is_recorded_and_not_chosen(
+    programs: Programs, caplog: pytest.LogCaptureFixture
+) -> None:
+    diverging = {"learning_rates": [1e30, 0.01], "weight_decays": [0.0], "epochs": 5}
+    programs.recipe.write_text(yaml.safe_dump({**RECIPE, "search": diverging}))
+    table = pd.read_csv(search(programs))
+    assert table["learning_rate"].tolist() == [1e30, 0.01]
+    assert table["top1"].isna().tolist() == [True, False]
+    assert table["chosen"].tolist() == [False, True]
+    assert "rate1e+30_decay0: diverged, so it is not chosen (step " in caplog.text
+    # Begun again it knows the outcome, and neither trains nor fails.
+    state = next((programs.folder / "state_search").iterdir())
+    log = (state / "rate1e+30_decay0" / "log.csv").stat().st_mtime_ns
+    pd.testing.assert_frame_equal(pd.read_csv(search(programs)), table)
+    assert (state / "rate1e+30_decay0" / "log.csv").stat().st_mtime_ns == log
+    outcome = programs.folder / "search" / "search.csv"
+    programs.call("train_classifier", **programs.training_options("run", 0), search=outcome)
+    _, header = read_weights(programs.folder / "run" / "model.safetensors")
+    assert header["recipe"]["training"]["learning_rate"] == 0.01
+
+
+def test_a_checkpoint_from_before_it_diverged_is_dropped(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = runpy.run_path(str(programs.scripts / "search_classifier.py"))
+    train, tried = loaded["train"], []
+
+    def diverging(*arguments: Any) -> Any:
+        fit = train(*arguments)
+        tried.append(arguments)
+        if len(tried) == 2:
+            raise Diverged("step 3: the loss is not finite")
+        return fit
+
+    monkeypatch.setitem(loaded["main"].__globals__, "train", diverging)
+    programs.start_program(loaded, "search_classifier", programs.training_options("search", 0))
+    table = pd.read_csv(programs.folder / "search" / "search.csv")
+    assert len(tried) == 4 and table["top1"].isna().tolist() == [False, True, False, False]
+    assert not list((programs.folder / "state_search").rglob("checkpoint*.pt"))
+
+
+def test_a_search_that_diverges_everywhere_says_what_to_lower(programs: Programs) -> None:
+    diverging = {"learning_rates": [1e30], "weight_decays": [0.0, 0.1], "epochs": 5}
+    programs.recipe.write_text(yaml.safe_dump({**RECIPE, "search": diverging}))
+    for _ in range(2):  # also when it is begun again
+        with pytest.raises(
+            InputError, match=r"recipe\.yaml: .*all 2 points.*search\.learning_rates"
+        ):
+            search(programs)
+    assert not (programs.folder / "search" / "search.csv").exists()
+
+
+def test_other_faults_of_a_training_end_the_search(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = runpy.run_path(str(programs.scripts / "search_classifier.py"))
+
+    def failing(*arguments: Any) -> Any:
+        raise InputError("the disk is full")
+
+    monkeypatch.setitem(loaded["main"].__globals__, "train", failing)
+    with pytest.raises(InputError, match="the disk is full"):
+        programs.start_program(loaded, "search_classifier", programs.training_options("search", 0))
 
 
 def test_no_test_image_chooses_a_hyper_parameter(

@@ -20,7 +20,6 @@ from detransfer.data.image_classes import image_classes
 from detransfer.data.index import read_index, write_index
 from detransfer.data.masks import read_mask
 from detransfer.data.views import central_view
-from detransfer.features import extract
 from detransfer.files import digest, sha256
 from detransfer.report.metrics import RunMetrics, RunName, read_metrics, write_metrics
 from detransfer.visualization.activations import (
@@ -166,7 +165,7 @@ def test_an_interrupted_recording_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return decode(path)
 
-    monkeypatch.setattr(extract, "decode", failing)
+    monkeypatch.setattr("detransfer.data.views.decode", failing)
     with pytest.raises(KeyboardInterrupt):
         call(program, words(world, tmp_path))
     assert not (tmp_path / "made").exists()

@@ -31,7 +31,7 @@ from tests.workflow.tiny import CLASSES, PRETRAININGS, write_configuration
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 RUNS = len(PRETRAININGS)  # of each target: one seed
-DETECTED = RUNS + 1  # of VOC, and imagenet_cls on COCO
+DETECTED = RUNS + 2  # of VOC, and two on COCO
 WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
 SEGMENTED = len(WITH_MASKS)
 DATASETS = 5
@@ -84,8 +84,8 @@ EVERYTHING = {
     "diagnosis": 1,
     "pretraining_quality": 1,
     "coco_finetuning": 1,
-    "floors": 3,
-    "leaks": 2,  # of images with a class or boxes
+    "floors": 4,
+    "leaks": 3,  # of images with a class or boxes
     "probe_shuffled": SHUFFLED,
     "claims": 1,
     "report": 1,
@@ -205,7 +205,9 @@ def test_fine_tuning_on_coco_has_a_table_of_its_own(tiny: Checkout) -> None:
     table = pd.read_csv(tiny.folder / "results/tiny/coco_finetuning.csv")
     ours, printed = table[table["n"] > 0], table[table["published"].notna()]
     assert set(zip(ours["run"], ours["metric"], strict=True)) == {
-        ("imagenet_cls", metric) for metric in ("AP@[.5:.95]", "AP@0.5", "AP@0.75")
+        (name, metric)
+        for name in ("random", "imagenet_cls")
+        for metric in ("AP@[.5:.95]", "AP@0.5", "AP@0.75")
     }
     assert ours["mean"].between(0, 100).all()
     assert printed.set_index(["run", "metric"])["published"].to_dict() == {
@@ -273,9 +275,10 @@ def test_claims_are_tested_and_controls_are_run(tiny: Checkout) -> None:
     }
     controls = pd.read_csv(folder / "controls.csv")
     oracle = controls[controls["control"] == "oracle"]
-    assert len(oracle) == 7 and (oracle["holds"] == "yes").all()
+    assert len(oracle) == 12 and (oracle["holds"] == "yes").all()
     absent = set(controls.loc[controls["holds"] == "not run", "control"])
-    assert absent == {"shuffled_finetuning", "destroyed", "dial", "worlds"}
+    one_seed = {"a_against_a"}  # has no rivals
+    assert absent == {"shuffled_finetuning", "destroyed", "dial", "worlds"} | one_seed
 
 
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
@@ -316,11 +319,11 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
     assert users == {"evaluate_detections", "claims", "floors"}
     with edited(module):
         both = {**SCORING, "evaluate_detections": DETECTED, "coco_finetuning": 1}
-        assert tiny.plan(*WORDS) == {**QUALITY, **both, "floors": 3}
+        assert tiny.plan(*WORDS) == {**QUALITY, **both, "floors": 4}
     with edited(tiny.folder / "scripts" / "figure1.py"):
         assert tiny.plan(*WORDS) == {"figure1": 1, "report": 1, "all": 1}
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):
-        assert tiny.plan(*WORDS) == DIAGNOSIS
+        assert tiny.plan(*WORDS) == {**DIAGNOSIS, "floors": 4}
     with edited(tiny.folder / "src/detransfer/segmentation/trimap.py"):
         assert tiny.plan(*WORDS) == SCORED_MASKS
 

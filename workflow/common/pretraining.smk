@@ -63,6 +63,19 @@ def own_metrics(wildcards):
     return RESULTS / "pretraining" / name / "metrics.json" if name in STUDY.detectors else []
 
 
+def own_fit(wildcards):
+    """How the training of a classifier went, which is all that is known of its quality."""
+    name = wildcards.pretraining
+    classifier = name in STUDY.trained and STUDY.trained[name].kind == "classification"
+    return RESULTS / "pretraining" / name / "fit.json" if classifier else []
+
+
+def card_quality(wildcards, input):
+    """The options of model_card.py that name what tells of a pre-training's quality."""
+    metrics = f"--metrics {input.metrics}" if input.metrics else ""
+    return f"--fit {input.fit}" if input.fit else metrics
+
+
 def card_data(wildcards):
     """The options of model_card.py that name what a pre-training was trained on here."""
     if wildcards.pretraining in GIVEN:

@@ -41,6 +41,17 @@ def design():
     return [*starts, *matched, *twins, *untrained]
 
 
+# What holds the training score of a pre-training, by its kind; nobody measures that of a control
+# without boxes.
+FITS = {"classification": "fit.json", "detection": "metrics.json"}
+
+
+def fits():
+    """The file with the training score of each pre-training that has one."""
+    kinds = {name: FITS[given.kind] for name, given in STUDY.trained.items()}
+    return {name: RESULTS / "pretraining" / name / file for name, file in kinds.items()}
+
+
 # Controls: where their files lie, and what they are run on.
 CONTROLS = RESULTS / "controls"
 DRAWS = range(5)  # permutations of the labels: in one, whole classes may keep theirs by luck
@@ -60,8 +71,8 @@ def permuted(kind, file=""):
 
 def lines():
     """The tables of controls that are told from the data of the targets alone."""
-    known = [n for n in STUDY.targets if n not in STUDY.targets_of("detection")]
-    known += [name for name in STUDY.targets_of("detection") if metric_of(name) == "voc"]
+    detected = STUDY.targets_of("detection")
+    known = [n for n in STUDY.targets if n not in detected or metric_of(n) in ("voc", "coco")]
     boxes = [name for name in known if name not in STUDY.targets_of("segmentation")]
     leaks = boxes if STUDY.render_world else []
     found = [CONTROLS / "floors" / f"{name}.csv" for name in known]

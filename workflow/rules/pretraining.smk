@@ -179,6 +179,7 @@ rule model_card:
     input:
         backbone=PRETRAINING / "backbone.safetensors",
         metrics=own_metrics,
+        fit=own_fit,
         code=code("model_card"),
     output:
         PRETRAINING / "README.md",
@@ -190,9 +191,9 @@ rule model_card:
         "../../envs/report.yaml"
     params:
         data=card_data,
-        metrics=lambda wildcards, input: f"--metrics {input.metrics}" if input.metrics else "",
+        quality=card_quality,
     shell:
-        "python scripts/model_card.py --backbone {input.backbone} {params.data} {params.metrics} "
+        "python scripts/model_card.py --backbone {input.backbone} {params.data} {params.quality} "
         "--output {output} 2> {log}"
 
 

@@ -7,6 +7,7 @@ rule claims:
         heads=HEADS,
         maps=[visualized(VISUALIZED, file) for file in ("metrics.json", "images.parquet")],
         spaces=[of_spaces(file) for file in SPACE_FILES],
+        fits=list(fits().values()),
         indices=[index_files(target.dataset) for target in STUDY.targets.values()],
         published=sorted(STUDY.published.glob("*.csv")),
         lines=lines(),
@@ -53,6 +54,7 @@ rule claims:
         layers=[file.parent for file in head_metrics(HEADS)],
         indices=tested_targets(),
         design=design(),
+        fits=[f"--pretraining {name} {file}" for name, file in fits().items()],
         shuffled=[f"--shuffled-probe {folder / 'conv5'}" for folder in permuted("probe")],
         refined=[
             f"--shuffled-finetuning {folder}"
@@ -64,8 +66,8 @@ rule claims:
         worlds=[f"--world {file.parent.name} {file}" for file in other_worlds("*_only/claims.csv")],
     shell:
         "python scripts/claims.py {params.runs} {params.layers} {params.maps} {params.indices} "
-        "{params.spaces} {params.design} --published {params.published} --lines {input.lines} "
-        "{params.shuffled} {params.refined} {params.dial} {params.blank} "
+        "{params.spaces} {params.design} {params.fits} --published {params.published} "
+        "--lines {input.lines} {params.shuffled} {params.refined} {params.dial} {params.blank} "
         "{params.worlds} --controls {output.controls} --output {output.claims} 2> {log}"
 
 

@@ -170,5 +170,8 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path}: its parameters are not those of its header: {error}") from error
+        raise InputError(
+            f"{path}: its parameters are not those of its header, so it is damaged or of another "
+            f"version; train it again ({error})"
+        ) from error
     return model.eval(), header

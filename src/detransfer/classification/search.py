@@ -40,10 +40,26 @@ def part(images: LabelledImages, chosen: np.ndarray) -> LabelledImages:
     return replace(images, paths=paths, class_ids=images.class_ids[chosen])
 
 
+def best(scores: list[float], source: Path) -> int:
+    """Return the place of the highest score, the first of equals; NaN is worse than any.
+
+    Raises InputError where the training diverged at every point of the search of ``source``.
+    """
+    if np.isnan(scores).all():
+        raise InputError(
+            f"{source}: the training diverged at all {len(scores)} points of its search; put lower "
+            "rates into search.learning_rates, or set training.warmup_steps or training.clip_norm"
+        )
+    return int(np.nanargmax(scores))
+
+
 def write_search(
-    path: Path, tried: list[ClassificationRecipe], scores: list[float], images: int
+    path: Path, tried: list[ClassificationRecipe], scores: list[float], chosen: int, images: int
 ) -> None:
-    """Write what was tried, top-1 in percent on so many held-out images, and what is chosen."""
+    """Write what was tried, top-1 in percent on so many held-out images, and what is chosen.
+
+    A score of NaN, of a training that diverged, is an empty cell.
+    """
     table = pd.DataFrame(
         {
             "learning_rate": [recipe.training.learning_rate for recipe in tried],
@@ -52,7 +68,7 @@ def write_search(
             "images": images,
         }
     )
-    table["chosen"] = table.index == int(table["top1"].to_numpy().argmax())  # the first of equals
+    table["chosen"] = table.index == chosen
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False)
 

@@ -48,7 +48,7 @@ class Space:
 def fit_space(features: np.ndarray, rows: np.ndarray) -> Space:
     """Return the space of the training images in these rows of the features (n, d).
 
-    Raises InputError for features that are not finite, naming the row.
+    Raises InputError for features that are not finite, naming file and row.
     """
     mean, scale = _moments(features, rows)
     dimension = features.shape[1]
@@ -104,7 +104,11 @@ def _moments(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
         total += block.sum(0, np.float64)
         if not np.isfinite(total).all():
             row = rows[place][~np.isfinite(block).all(1)][0]
-            raise InputError(f"the features in row {row} are not finite; record them again")
+            file = getattr(features, "filename", "features")
+            raise InputError(
+                f"{file}: row {row}, of the image in that row of images.parquet beside it, is not "
+                "finite; delete the folder and record the features again"
+            )
     mean = (total / len(rows)).astype(np.float32)
     squares = np.zeros(features.shape[1])
     for _, block in _raw(features, rows):

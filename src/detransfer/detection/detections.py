@@ -2,12 +2,13 @@
 
 One row a detection: ``image_id``, ``class_id`` int32, ``score`` float32 (higher is surer) and the
 box ``x1 y1 x2 y2`` float32 in pixels of the original image, 0-based and half-open like the index.
-The order of the rows means something: it decides between detections of the same score.
+The order of the rows means something: it decides between detections of the same score. The header
+says which classes the numbers are of: the digest of their names in order, and how many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from detransfer.console import InputError
 from detransfer.data.index import BOX
-from detransfer.files import atomic
+from detransfer.files import atomic, digest
 
 DETECTION_TYPES = {
     "image_id": "int32",
@@ -25,6 +26,7 @@ DETECTION_TYPES = {
     "score": "float32",
     **dict.fromkeys(BOX, "float32"),
 }
+DIGEST, COUNT = b"classes_digest", b"classes"  # keys of the header
 
 
 def empty_detections() -> pd.DataFrame:
@@ -32,32 +34,59 @@ def empty_detections() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in DETECTION_TYPES.items()})
 
 
-def write_detections(path: Path, detections: pd.DataFrame) -> None:
+def write_detections(path: Path, detections: pd.DataFrame, classes: Sequence[str]) -> None:
     """Check the detections and write them, the columns of the schema only, in the given order.
 
-    Raises InputError, and writes nothing, where :func:`check_detections` does.
+    ``classes``: the names of the classes that ``class_id`` counts. Raises InputError, and writes
+    nothing, where :func:`check_detections` does.
     """
-    check_detections(path, detections)
+    check_detections(path, detections, class_count=len(classes))
     typed = detections.loc[:, list(DETECTION_TYPES)].astype(DETECTION_TYPES)
+    table = pa.Table.from_pandas(typed, preserve_index=False)
+    header = {DIGEST: digest(classes).encode(), COUNT: str(len(classes)).encode()}
     with atomic(path) as temporary:
-        pq.write_table(pa.Table.from_pandas(typed, preserve_index=False), temporary)
+        pq.write_table(table.replace_schema_metadata(header), temporary)
 
 
 def read_detections(
-    path: Path, image_ids: Collection[int] | None = None, class_count: int | None = None
+    path: Path,
+    image_ids: Collection[int] | None = None,
+    class_count: int | None = None,
+    classes: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Read a table of detections in the order of the file.
 
-    ``image_ids`` and ``class_count``: the images and the number of classes of the data set, where
-    they are known. Raises InputError when the file is not a readable table of detections or when a
-    row is wrong.
+    ``image_ids`` and ``classes``: the images and the names of the classes of the data set, or at
+    least the number of classes, where they are known. Raises InputError when the file is not a
+    readable table of detections, is one of other classes, or when a row is wrong.
     """
     try:
-        table = pq.read_table(path).to_pandas()
+        table = pq.read_table(path)
+        header, found = table.schema.metadata or {}, table.to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable table of detections ({error})") from error
-    check_detections(path, table, image_ids, class_count)
-    return table.loc[:, list(DETECTION_TYPES)].astype(DETECTION_TYPES)
+    count = class_count if classes is None else len(classes)
+    if count is not None:
+        _check_classes(path, header, count, classes)
+    check_detections(path, found, image_ids, count)
+    return found.loc[:, list(DETECTION_TYPES)].astype(DETECTION_TYPES)
+
+
+def _check_classes(
+    path: Path, header: Mapping[bytes, bytes], count: int, classes: Sequence[str] | None
+) -> None:
+    """Raise InputError unless a header is of so many classes, and of these where they are given."""
+    remedy = "detect again with scripts/detect.py, which knows the data set's classes"
+    if not {DIGEST, COUNT} <= header.keys():
+        raise InputError(f"{path}: does not say which classes it numbers; {remedy}")
+    of, there = (header[key].decode() for key in (COUNT, DIGEST))
+    if of != str(count):
+        raise InputError(f"{path}: numbers {of} classes, but the data set has {count}; {remedy}")
+    if classes is not None and there != digest(classes):
+        raise InputError(
+            f"{path}: numbers other classes than the data set has, or in another order (list "
+            f"{there[:12]} there, {digest(classes)[:12]} here, both of {count}); {remedy}"
+        )
 
 
 def check_detections(

@@ -66,7 +66,10 @@ def load_detector(path: Path) -> tuple[Detector, list[str]]:
     try:
         detector.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path}: its parameters are not those of its header: {error}") from error
+        raise InputError(
+            f"{path}: its parameters are not those of its header, so it is damaged or of another "
+            f"version; train it again ({error})"
+        ) from error
     return detector, header["classes"]
 
 

@@ -228,7 +228,8 @@ def _check_plan(images: Scenes, plan: ChipPlan) -> None:
             continue
         if (factors[:, number] < factors[:, number + 1]).all():
             raise InputError(
-                f"chips.scales[{number}] enlarges every image less than the next; finest first"
+                f"chips.scales[{number}] of the recipe enlarges every image less than "
+                f"chips.scales[{number + 1}]; put the finest scale first"
             )
         longest = (plan.size - plan.stride[0] - 1) / factors[:, number].min()
         if scale.valid_range[0] >= longest:

@@ -18,7 +18,7 @@ from detransfer.report.claims import (
     combined,
     spread_of,
 )
-from detransfer.report.controls import Row, line, outcome, several_runs
+from detransfer.report.controls import Row, line, not_run, outcome, several_runs
 from detransfer.report.effects import Effect, Seeds, effect
 from detransfer.report.metrics import RunMetrics, read_metrics
 from detransfer.report.rehearsal import ledgers
@@ -26,6 +26,8 @@ from detransfer.report.statements import Statement
 
 HEADLINES = ("mAP@0.5", "mIoU", "top1 fine-tuned", "top1 conv5")
 MOST_FOUND = 5.0  # percent of claims about nothing that may come out as anything
+RIVALS = "claims between seeds of one pre-training that come out"
+SECOND_SEED = "snakemake ... --config seeds=[0,1]"
 REHEARSALS, GAIN = 60, 15.0  # studies with a planted gain, of so many points
 LEAST_COVERED = 90.0  # percent of 180 intervals of 95 %: 95 less three standard errors
 FITS = 50.0  # percent of its training images that a probe of untrained features must get right
@@ -63,6 +65,15 @@ def untrained_fits(runs: Sequence[RunMetrics], design: Design) -> Iterator[Row]:
             )
 
 
+def rivalries(
+    targets: Sequence[Target], design: Design, statements: Sequence[Statement]
+) -> Iterator[Row]:
+    """Yield :func:`rival_rows` of all targets, or, of a single seed, that nobody has run them."""
+    rows = [row for target in targets for row in rival_rows(target, design, statements)]
+    absent = not_run("a_against_a", f"at most {MOST_FOUND:g} %", SECOND_SEED)
+    yield from rows or [absent | {"quantity": RIVALS}]
+
+
 def rival_rows(target: Target, design: Design, statements: Sequence[Statement]) -> Iterator[Row]:
     """Yield how many claims come out as anything between two seeds of one pre-training."""
     found = [
@@ -75,21 +86,21 @@ def rival_rows(target: Target, design: Design, statements: Sequence[Statement]) 
         told_apart = sum(each.low > 0 or each.high < 0 for each in found)
         share = 100 * told_apart / len(found)
         yield line(
-            "a_against_a", target.name, "claims between seeds of one pre-training that come out",
-            share, f"at most {MOST_FOUND:g} %", share <= MOST_FOUND,
+            "a_against_a", target.name, RIVALS, share,
+            f"at most {MOST_FOUND:g} %", share <= MOST_FOUND,
             detail=f"{told_apart} of {len(found)}",
         )  # fmt: skip
 
 
 def rivals(scores: Mapping[str, Seeds], design: Design) -> Iterator[Effect]:
-    """Yield the effects of seeds of one pre-training against each other, and of its twin."""
+    """Yield the effects of seeds of one pre-training against each other, and of each two twins."""
     over = spread_of(scores, design)
     for name, seeds in scores.items():
         if name not in design.untrained:
             ids = sorted(seeds)
             for one, other in pairwise(ids):
                 yield effect({one: seeds[one]}, {other: seeds[other]}, over)
-    for name, twin in design.twins.items():
+    for name, twin in sorted({(min(pair), max(pair)) for pair in design.twins.items()}):
         if name in scores and twin in scores:
             yield effect(scores[name], scores[twin], over)
 

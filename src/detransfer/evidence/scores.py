@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +41,14 @@ LOOKED_AT = {  # columns of visualization's images.parquet
     "mean_drop": "mean drop",
     "fragile_share": "fragile share",
 }
+FROZEN = ("probe", "visualization")  # runs that train no network but look at one
 FITTED = 0.2  # of the way from the floor to 100: a training score below that has not fitted
 Numbers = dict[str, Scores]  # of a run, by statistic
 
 
-def numbers(value: float, resampled: np.ndarray) -> Scores:
+def numbers(value: float, resampled: np.ndarray, images: int | None = None) -> Scores:
     """Return a share of 1 and its resamples (n,) as percentages."""
-    return Scores(np.asarray(100.0 * value), 100.0 * resampled)
+    return Scores(np.asarray(100.0 * value), 100.0 * resampled, images)
 
 
 def detection(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarray) -> Numbers:
@@ -106,7 +107,8 @@ def missed(path: Path, ids: np.ndarray, counts: np.ndarray) -> Numbers:
             there = np.bincount(image, minlength=len(ids))
             with np.errstate(invalid="ignore"):
                 share = (counts @ lost) / (counts @ there)
-            found[f"missed@{name}"] = numbers(part["missed"].mean(), share)
+            images = int(np.count_nonzero(there))
+            found[f"missed@{name}"] = numbers(part["missed"].mean(), share, images)
     return found
 
 
@@ -159,7 +161,8 @@ def mean_over_images(values: np.ndarray, place: np.ndarray, counts: np.ndarray) 
     known = np.isfinite(values)
     weight = counts[:, place[known]]
     with np.errstate(invalid="ignore"):
-        return numbers(float(values[known].mean()), weight @ values[known] / weight.sum(1))
+        share = weight @ values[known] / weight.sum(1)
+    return numbers(float(values[known].mean()), share, int(known.sum()))
 
 
 SCORERS: dict[str, Callable[[Path, RunMetrics, Index, np.ndarray], Numbers]] = {
@@ -185,20 +188,45 @@ def fitted(metrics: RunMetrics) -> bool:
     """Say whether a run got its training images right well above what a blind answer does."""
     score = metrics.fit.get("training_score")
     floor = next((m.floor for m in metrics.metrics if m.floor is not None), 0.0)
-    return score is None or score >= floor + FITTED * (100 - floor)
+    return score is None or well_above(floor, score)
 
 
-def read_target(name: str, index: Index, runs: Sequence[tuple[Path, RunMetrics]]) -> Target:
-    """Return what is known of a target from all of its runs; raises InputError for unlike ones."""
+def well_above(floor: float, score: float) -> bool:
+    return score >= floor + FITTED * (100 - floor)
+
+
+def pretraining_fitted(path: Path) -> bool:
+    """Say whether a pre-training fitted, from its ``metrics.json`` or ``fit.json``; its floor is 0.
+
+    Raises InputError for a file without a training score.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return well_above(0.0, float(content.get("fit", content)["training_score"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the fit of a training with its score ({error!r})") from error
+
+
+def read_target(
+    name: str,
+    index: Index,
+    runs: Sequence[tuple[Path, RunMetrics]],
+    unfit_pretrainings: Collection[str] = (),
+) -> Target:
+    """Return what is known of a target from all of its runs; raises InputError for unlike ones.
+
+    What frozen networks say rests on the fit of their pre-training, too.
+    """
     counts = resamples(len(index.images))
     scores: dict[str, dict[str, dict[int, Scores]]] = {}
     unfit = set()
     for folder, metrics in runs:
         who = metrics.run
-        scorer = SCORERS[who.task.partition("/")[0]]
-        for statistic, value in scorer(folder, metrics, index, counts).items():
+        task = who.task.partition("/")[0]
+        fits = fitted(metrics) and not (task in FROZEN and who.pretraining in unfit_pretrainings)
+        for statistic, value in SCORERS[task](folder, metrics, index, counts).items():
             scores.setdefault(statistic, {}).setdefault(who.pretraining, {})[who.seed] = value
-            if not fitted(metrics):
+            if not fits:
                 unfit.add((statistic, who.pretraining))
     for name_of_task in {metrics.run.task for _, metrics in runs}:
         check_comparable([metrics for _, metrics in runs if metrics.run.task == name_of_task])

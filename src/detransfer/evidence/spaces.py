@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,15 @@ MOST_CLUSTERS = 1000  # of Figure 6; more are what the paper calls close (Figure
 
 
 def read_spaces(
-    dataset: str, folders: Mapping[str, tuple[Path, Path]], starts: Mapping[str, str]
+    dataset: str,
+    folders: Mapping[str, tuple[Path, Path]],
+    starts: Mapping[str, str],
+    unfit_pretrainings: Collection[str] = (),
 ) -> Target:
     """Return what the spaces of a data set say, by pre-training: (clusters, embedding) files.
 
-    Raises InputError for spaces of different images.
+    A comparison of clusters rests on the fit of both networks. Raises InputError for spaces of
+    different images.
     """
     clusters = {name: read_clusters(files[0]) for name, files in folders.items()}
     ids = next(iter(clusters.values())).image_ids
@@ -40,7 +44,10 @@ def read_spaces(
         if name in clusters and start in clusters
     }
     scores = {"neighbours alike": alike, "same cluster": same}
-    return Target(dataset, dataset, len(ids), scores)
+    rests_on = {("neighbours alike", name): {name} for name in alike}
+    rests_on |= {("same cluster", name): {name, starts[name]} for name in same}
+    unfit = frozenset(key for key, names in rests_on.items() if names & {*unfit_pretrainings})
+    return Target(dataset, dataset, len(ids), scores, unfit)
 
 
 def agreement(path: Path, ids: np.ndarray) -> np.ndarray:

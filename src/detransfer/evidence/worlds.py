@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pandas as pd
 from detransfer.console import InputError
 from detransfer.evidence.controls import answers_of
 from detransfer.report.controls import Row, line, one_run, outcome
-from detransfer.report.metrics import RunMetrics, read_metrics
+from detransfer.report.metrics import RunMetrics, check_comparable, read_metrics
 from detransfer.segmentation.by_distance import read_confusion
 from detransfer.segmentation.scores import iou
 
 ABOVE = 2.0  # points above its floor that a score may be where there is nothing to see
+IMAGES = ("evaluation_data", "training_data")  # of a comparability: digests of what a world shows
 WORLD_CLAIMS = ("map50", "map70", "finetuned_top1", "frozen_top1")  # reported of other worlds
 
 
@@ -43,10 +45,14 @@ def blank_rows(folders: list[Path]) -> Iterator[Row]:
 
 
 def dial_points(points: list[tuple[float, Path]]) -> pd.DataFrame:
-    """Return ``contrast target run metric value floor images`` of probes at several contrasts."""
+    """Return ``contrast target run metric value floor images`` of probes at several contrasts.
+
+    Raises InputError for probes that differ in more than the images.
+    """
     runs: list[tuple[float, RunMetrics]] = [
         (contrast, read_metrics(folder / "metrics.json")) for contrast, folder in points
     ]
+    _check_alike([(*point, metrics) for point, (_, metrics) in zip(points, runs, strict=True)])
     rows = [
         {
             "contrast": contrast,
@@ -60,6 +66,24 @@ def dial_points(points: list[tuple[float, Path]]) -> pd.DataFrame:
         for contrast, metrics in runs
     ]
     return pd.DataFrame(rows).sort_values(["target", "run", "contrast"], ignore_index=True)
+
+
+def _check_alike(points: list[tuple[float, Path, RunMetrics]]) -> None:
+    """Compare each probe with that at the highest contrast, which is the study's own."""
+    _, _, own = max(points, key=lambda point: point[0])
+    for contrast, folder, metrics in points:
+        try:
+            check_comparable([_but_images(own), _but_images(metrics)])
+        except InputError as error:
+            raise InputError(
+                f"{folder}: this probe at contrast {contrast:g} is not made as the study's own "
+                f"({error}); run `make controls` again, or remove the folder"
+            ) from error
+
+
+def _but_images(metrics: RunMetrics) -> RunMetrics:
+    kept = {key: value for key, value in metrics.comparability.items() if key not in IMAGES}
+    return replace(metrics, comparability=kept)
 
 
 def dial_rows(path: Path) -> Iterator[Row]:

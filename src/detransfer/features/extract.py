@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from detransfer.backbone import build, conv5, fit_backbone, read_weights
 from detransfer.console import InputError
-from detransfer.data.decoding import decode
-from detransfer.data.index import Index
-from detransfer.data.views import central_view
+from detransfer.data.views import CentralViews
 from detransfer.features.store import FeatureWriter
 from detransfer.ranks import first, in_turn, own
 from detransfer.recipes.classification import FeatureRecipe
@@ -25,7 +23,6 @@ from detransfer.training_run import architecture_of
 
 log = logging.getLogger(__name__)
 PREFIX = "backbone."  # of a backbone's parameters in the model file of a training
-STATISTICS_IMAGES, STATISTICS_BATCH = 512, 64  # of an untrained network's normalisation
 
 
 class BackboneFeatures(nn.Module):
@@ -64,20 +61,6 @@ def check_stride(path: Path, trained: int | None, wanted: int, fixed: bool) -> N
             f"{path}: was trained at output_stride {trained}, and its layers mean nothing at "
             f"{wanted}; set output_stride to {trained} in the recipe of the features"
         )
-
-
-class CentralViews(Dataset[Tensor]):
-    """The central view of every image of an index: uint8 (3, size, size)."""
-
-    def __init__(self, index: Index, recipe: FeatureRecipe) -> None:
-        self.root, self.paths, self.recipe = index.root, index.images["path"].tolist(), recipe
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> Tensor:
-        image = decode(self.root / self.paths[row])
-        return central_view(image, self.recipe.size, self.recipe.resize)
 
 
 @torch.inference_mode()
@@ -119,24 +102,6 @@ def record(
     count = sum(map(len, batches))
     log.info("%d images at %.1f images/s", count, count / max(time.monotonic() - started, 1e-9))
     return writer
-
-
-@torch.no_grad()
-def estimate_statistics(network: nn.Module, views: CentralViews, device: torch.device) -> None:
-    """Give an untrained network's batch normalisation the statistics of some of the images.
-
-    Without them the activations of a random network grow or vanish from layer to layer.
-    """
-    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None  # the plain mean over the batches
-    step = max(1, len(views) // STATISTICS_IMAGES)
-    batches = _batches(range(0, len(views), step), STATISTICS_BATCH)
-    for images in _loader(views, batches, device, 0):
-        if len(images) > 1:
-            network(images.to(device))
 
 
 def _batches(rows: range, size: int) -> list[range]:

@@ -11,14 +11,16 @@ from typing import Any
 from torch import nn
 
 from detransfer.data.index import read_index
+from detransfer.data.views import CentralViews
 from detransfer.device_faults import device_faults
-from detransfer.features.extract import CentralViews, estimate_statistics, record
+from detransfer.features.extract import record
 from detransfer.files import digest, sha256
 from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
+from detransfer.untrained import settle
 
 REMEDY = "Lower batch_size in the recipe of the features"
 
@@ -67,10 +69,13 @@ def write_recording(
     }
     state = arguments.state / digest([json.dumps(identity, sort_keys=True)])[:16]
     untrained = weights.get("kind") == "untrained"
-    if untrained:
-        estimate_statistics(network, CentralViews(index.split(*arguments.splits), recipe), device)
     with device_faults(device, f"features of {arguments.weights}", REMEDY):
-        writer = record(network, CentralViews(part, recipe), recipe, state, device, workers)
+        if untrained:
+            learnt = CentralViews(index.split(*arguments.splits), recipe.size, recipe.resize)
+            backbone: Any = network.backbone
+            settle(backbone, learnt, device, recipe.precision)
+        views = CentralViews(part, recipe.size, recipe.resize)
+        writer = record(network, views, recipe, state, device, workers)
     if not first():
         return
     header = {

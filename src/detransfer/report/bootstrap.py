@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,19 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Scores:
-    """A score of one run: on the images (...), and on each of their resamples (RESAMPLES, ...)."""
+    """A score of one run: on the images (...), and on each of their resamples (RESAMPLES, ...).
+
+    ``images`` is how many images say anything about it; None: all that there are.
+    """
 
     value: np.ndarray
     resampled: np.ndarray
+    images: int | None = None
 
     def minus(self, other: Scores) -> Scores:
         """Return the difference to another run on the same images and resamples."""
-        return Scores(self.value - other.value, self.resampled - other.resampled)
+        images = fewest((self, other))
+        return Scores(self.value - other.value, self.resampled - other.resampled, images)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Estimate:
     n: int
     low: np.ndarray
     high: np.ndarray
+
+
+def fewest(scores: Iterable[Scores]) -> int | None:
+    """Return the number of images of the score that rests on the fewest; None: on all."""
+    return min((each.images for each in scores if each.images is not None), default=None)
 
 
 def resamples(images: int, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from detransfer.console import InputError
-from detransfer.report.bootstrap import Scores
+from detransfer.report.bootstrap import Scores, fewest
 from detransfer.report.effects import FROZEN, Effect, Seeds, Spread, effect, spread
 from detransfer.report.published import read_published
 from detransfer.report.statements import Statement
@@ -35,8 +35,8 @@ TEXT, TEXT_DATASET = "VOC segmentation", "voc_segmentation"  # in the paper's te
 class Target:
     """What a study knows of one target: single numbers with their resamples.
 
-    ``scores`` by statistic and pre-training; all rest on the same ``images`` images. ``unfit`` are
-    the (statistic, pre-training) whose training did not fit.
+    ``scores`` by statistic and pre-training, resampled from the same ``images`` images. ``unfit``
+    are the (statistic, pre-training) whose training did not fit.
     """
 
     name: str
@@ -128,6 +128,7 @@ def _sum(
     return Scores(
         np.asarray(sum(weight * scores.value for weight, scores in terms)),
         np.asarray(sum(weight * scores.resampled for weight, scores in terms)),
+        fewest(scores for _, scores in terms),
     )
 
 
@@ -230,7 +231,7 @@ def rows_of(
             "baseline": baseline,
             "published": published_effect(statement, target.dataset, run, baseline, published),
             **_numbers(ours),
-            "images": target.images,
+            "images": _images(target, [found[name] for name in (run, baseline) if name]),
             "seeds": ours.seeds,
             "verdict": verdict,
             "reason": reason,
@@ -246,6 +247,12 @@ def rows_of(
             verdict, _ = gated(statement, target, matched, (run, other), controls)
             row |= {"matched": other, **numbers, "matched_verdict": verdict}
         yield row
+
+
+def _images(target: Target, sides: Sequence[Seeds]) -> int:
+    """Return how many images an effect rests on: those of the seed that has the fewest."""
+    least = fewest(scores for seeds in sides for scores in seeds.values())
+    return target.images if least is None else least
 
 
 def gated(

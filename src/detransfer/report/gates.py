@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 OUTCOMES = {"yes": "holds", "no": "fails", "not run": "not run", "printed": "printed"}
-WORST_FIRST = ("fails", "not run", "holds", "printed")
+WORST_FIRST = ("fails", "holds", "not run", "printed")  # what was not run says nothing of the rest
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Gate:
-    """A control: its worst outcome (of lines with a condition), and its lines."""
+    """A control: its worst outcome (of lines that were run, with a condition), and its lines."""
 
     name: str
     outcome: str

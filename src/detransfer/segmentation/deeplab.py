@@ -163,5 +163,8 @@ def load_segmenter(path: Path) -> tuple[Segmenter, dict[str, Any]]:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path}: its parameters are not those of its header: {error}") from error
+        raise InputError(
+            f"{path}: its parameters are not those of its header, so it is damaged or of another "
+            f"version; train it again ({error})"
+        ) from error
     return model.eval(), header
