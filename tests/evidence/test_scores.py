@@ -125,12 +125,13 @@ def scene(folder: Path, seed: int) -> tuple[Index, pd.DataFrame, np.ndarray]:
     half = objects.loc[[0], ["image_id", "class_id", *BOX]].assign(y2=90.0)  # an overlap of 0.5
     found = pd.concat([half, found], ignore_index=True)
     found["score"] = np.random.default_rng(seed).random(len(found))  # no ties
-    write_detections(folder / "detections.parquet", found)
-    order = np.random.default_rng(seed).permutation(boxes.IMAGES)
     given = boxes.index(objects.assign(difficult=False))
+    names = given.classes["name"].tolist()
+    write_detections(folder / "detections.parquet", found, names)
+    order = np.random.default_rng(seed).permutation(boxes.IMAGES)
     given = replace(given, images=given.images.iloc[order].reset_index(drop=True))
     counts = resamples(boxes.IMAGES)[:10]
-    return given, read_detections(folder / "detections.parquet"), counts
+    return given, read_detections(folder / "detections.parquet", classes=names), counts
 
 
 def again(

@@ -51,41 +51,39 @@ def write_detections(path: Path, detections: pd.DataFrame, classes: Sequence[str
 def read_detections(
     path: Path,
     image_ids: Collection[int] | None = None,
-    class_count: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Read a table of detections in the order of the file.
 
-    ``image_ids`` and ``classes``: the images and the names of the classes of the data set, or at
-    least the number of classes, where they are known. Raises InputError when the file is not a
-    readable table of detections, is one of other classes, or when a row is wrong.
+    ``image_ids`` and ``classes``: the images and the names of the classes of the data set, where
+    they are known. Raises InputError when the file is not a readable table of detections, is one of
+    other classes, or when a row is wrong.
     """
     try:
         table = pq.read_table(path)
         header, found = table.schema.metadata or {}, table.to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable table of detections ({error})") from error
-    count = class_count if classes is None else len(classes)
-    if count is not None:
-        _check_classes(path, header, count, classes)
-    check_detections(path, found, image_ids, count)
+    if classes is not None:
+        _check_classes(path, header, classes)
+    check_detections(path, found, image_ids, None if classes is None else len(classes))
     return found.loc[:, list(DETECTION_TYPES)].astype(DETECTION_TYPES)
 
 
-def _check_classes(
-    path: Path, header: Mapping[bytes, bytes], count: int, classes: Sequence[str] | None
-) -> None:
-    """Raise InputError unless a header is of so many classes, and of these where they are given."""
+def _check_classes(path: Path, header: Mapping[bytes, bytes], classes: Sequence[str]) -> None:
+    """Raise InputError unless a header is of these classes."""
     remedy = "detect again with scripts/detect.py, which knows the data set's classes"
     if not {DIGEST, COUNT} <= header.keys():
         raise InputError(f"{path}: does not say which classes it numbers; {remedy}")
     of, there = (header[key].decode() for key in (COUNT, DIGEST))
-    if of != str(count):
-        raise InputError(f"{path}: numbers {of} classes, but the data set has {count}; {remedy}")
-    if classes is not None and there != digest(classes):
+    if of != str(len(classes)):
+        raise InputError(
+            f"{path}: numbers {of} classes, but the data set has {len(classes)}; {remedy}"
+        )
+    if there != digest(classes):
         raise InputError(
             f"{path}: numbers other classes than the data set has, or in another order (list "
-            f"{there[:12]} there, {digest(classes)[:12]} here, both of {count}); {remedy}"
+            f"{there[:12]} there, {digest(classes)[:12]} here, both of {of}); {remedy}"
         )
 
 

@@ -55,7 +55,8 @@ def detection(folder: Path, metrics: RunMetrics, index: Index, counts: np.ndarra
     """Return the AP of the run's metric by overlap, VOC's with the occluded objects it misses."""
     metric = json.loads(str(metrics.comparability["metric"]))
     ids = index.images["image_id"].to_numpy()
-    found = read_detections(folder / "detections.parquet", set(ids), len(index.classes))
+    names = index.classes["name"].tolist()
+    found = read_detections(folder / "detections.parquet", set(ids), classes=names)
     if metric["kind"] == "voc":
         voc = TypeAdapter(VocRecipe).validate_python(metric, strict=False)
         return voc_map(found, voc, index, counts) | missed(folder / "objects.parquet", ids, counts)
