@@ -3,7 +3,8 @@
 Checks every row of the index (boxes inside their image, classes that are listed), reads the header
 of every image and compares sizes, decodes a sample with its masks, and looks for equal files in the
 splits for training and for evaluation and for classes without an example. Everything found goes
-into the report; broken rows and damaged images are an error: a training would stop at them.
+into the report; broken rows and damaged images are an error: a training would stop at them. The
+report then lies beside the output, as ``check.failed.csv``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,11 @@ from PIL import Image
 
 from detransfer.console import InputError, run
 from detransfer.data.images import image_size
-from detransfer.data.index import Index, check_tables, read_index
+from detransfer.data.index import Index, broken_rules, read_index
 from detransfer.data.masks import read_mask
 from detransfer.files import atomic, sha256
 
+SHOWN = 1000  # broken rows at most: a table of a million objects may be wrong throughout
 COLUMNS = ["severity", "finding", "path", "detail"]
 Finding = tuple[str, str, str, str]
 
@@ -32,7 +35,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--index", type=Path, required=True, help="folder of the data set's index")
-    add("--train-splits", nargs="+", required=True, help="splits to train on")
+    add("--train-splits", nargs="*", required=True, help="splits to train on")
     add("--eval-split", required=True, help="split to evaluate on")
     add("--sample", type=int, default=500, help="images to decode whole")
     add("--threads", type=int, default=1, help="processor cores to use")
@@ -59,12 +62,11 @@ def wrong_headers(index: Index, threads: int) -> Iterator[Finding]:
         yield from filter(None, pool.map(look, rows))
 
 
-def broken_rows(index: Index, folder: Path) -> Iterator[Finding]:
-    """Yield the first row that the index should not have: a box out of bounds, an unknown class."""
-    try:
-        check_tables(index.images, index.objects, index.classes, index.negatives)
-    except InputError as error:
-        yield "error", "broken row of the index", str(folder), str(error)
+def broken_rows(index: Index, folder: Path) -> list[Finding]:
+    """Return the first rows that should not be: boxes out of bounds, unknown classes."""
+    messages = broken_rules(index.images, index.objects, index.classes, index.negatives)
+    found = islice(messages, SHOWN)
+    return [("error", "broken row of the index", str(folder), message) for message in found]
 
 
 def damaged(index: Index, count: int, threads: int) -> Iterator[Finding]:
@@ -128,32 +130,54 @@ def absent_classes(part: Index, name: str) -> Iterator[Finding]:
         yield "warning", f"class without example in {name}", "", part.classes["name"][class_id]
 
 
-def refuse(index: Index, errors: list[Finding]) -> None:
-    """Raise InputError that shows the first errors, if there are any."""
-    if errors:
-        shown = "\n".join(f"  {path}: {detail}" for _, _, path, detail in errors[:5])
-        raise InputError(
-            f"{index.root}: {len(errors)} faults that no training survives:\n{shown}\n"
-            "Extract the data set again, or replace these files and make the index again."
-        )
+def split_findings(index: Index, train_splits: list[str], eval_split: str) -> Iterator[Finding]:
+    """Yield what is wrong between and within the splits for training and for evaluation."""
+    evaluation = index.split(eval_split)
+    if not train_splits:  # only evaluated on
+        yield from absent_classes(evaluation, "evaluation")
+        return
+    train = index.split(*train_splits)
+    yield from absent_classes(train, "training")
+    if eval_split in train_splits:
+        detail = "so no image was compared with those for training"
+        yield "note", "the split for evaluation is one for training", "", f"{eval_split}: {detail}"
+        return
+    yield from shared_images(train, evaluation)
+    yield from absent_classes(evaluation, "evaluation")
+
+
+def refuse(index: Index, table: pd.DataFrame, output: Path) -> None:
+    """Raise InputError that shows the first errors, if there are any; all findings are kept.
+
+    They are written beside ``output``, which Snakemake deletes when the job fails.
+    """
+    kept = output.with_suffix(f".failed{output.suffix}")
+    errors = table[table["severity"] == "error"]
+    if errors.empty:
+        kept.unlink(missing_ok=True)
+        return
+    with atomic(kept) as temporary:
+        table.to_csv(temporary, index=False)
+    first = errors.head(5)
+    shown = "\n".join(f"  {p}: {d}" for p, d in zip(first["path"], first["detail"], strict=True))
+    raise InputError(
+        f"{index.root}: {len(errors)} faults that no training survives:\n{shown}\n"
+        f"All findings stand in {kept}. Extract the data set again, or replace these files and "
+        "make the index again."
+    )
 
 
 def main() -> None:
     arguments = parse()
     index = read_index(arguments.index)
-    refuse(index, list(broken_rows(index, arguments.index)))
-    train, evaluation = index.split(*arguments.train_splits), index.split(arguments.eval_split)
-    findings = [
-        *wrong_headers(index, arguments.threads),
-        *damaged(index, arguments.sample, arguments.threads),
-        *shared_images(train, evaluation),
-        *absent_classes(train, "training"),
-        *absent_classes(evaluation, "evaluation"),
-    ]
+    findings = [*broken_rows(index, arguments.index), *wrong_headers(index, arguments.threads)]
+    if not any(finding == "broken row of the index" for _, finding, _, _ in findings):
+        findings += damaged(index, arguments.sample, arguments.threads)
+        findings += split_findings(index, arguments.train_splits, arguments.eval_split)
     table = pd.DataFrame(findings, columns=COLUMNS)
     for kind, count in table["finding"].value_counts().items():
         logging.info("%s: %d", kind, count)
-    refuse(index, [finding for finding in findings if finding[0] == "error"])
+    refuse(index, table, arguments.output)
     with atomic(arguments.output) as temporary:
         table.to_csv(temporary, index=False)
     logging.info("%d images looked at, %d findings", len(index.images), len(table))

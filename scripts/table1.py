@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
         action="append",
         required=True,
         metavar="WORD",
-        help="NAME INDEX_FOLDER EVAL_SPLIT TRAIN_SPLIT...; once for each data set",
+        help="NAME INDEX_FOLDER EVAL_SPLIT [TRAIN_SPLIT...]; once for each data set",
     )
     add("--published", type=Path, required=True, help="the paper's Table 1")
     add("--output", type=Path, required=True, help="CSV to write")
@@ -35,16 +35,22 @@ def parse() -> argparse.Namespace:
 
 
 def counts(index: Index, train_splits: list[str], eval_split: str) -> dict[str, int]:
-    """Return the quantities of Table 1; difficult and crowd objects are not counted, as there."""
-    train, evaluation = index.split(*train_splits), index.split(eval_split)
-    found = {
-        "classes": len(index.classes),
-        "train_images": len(train.images),
-        "eval_images": len(evaluation.images),
-    }
+    """Return the quantities of Table 1; difficult and crowd objects are not counted, as there.
+
+    A data set without splits to train on has none of training, and one that is trained on its
+    split for evaluation none of evaluation, since nothing is held out.
+    """
+    parts = {}
+    if train_splits:
+        parts["train"] = index.split(*train_splits)
+    if eval_split not in train_splits:
+        parts["eval"] = index.split(eval_split)
+    found = {"classes": len(index.classes)}
+    found |= {f"{name}_images": len(part.images) for name, part in parts.items()}
     if len(index.objects):
-        for name, part in (("train_objects", train), ("eval_objects", evaluation)):
-            found[name] = int((~part.objects[["difficult", "crowd"]].any(axis=1)).sum())
+        for name, part in parts.items():
+            counted = ~part.objects[["difficult", "crowd"]].any(axis=1)
+            found[f"{name}_objects"] = int(counted.sum())
     return found
 
 
@@ -66,9 +72,10 @@ def main() -> None:
     published = pd.read_csv(arguments.published, dtype=str, keep_default_na=False)
     printed = published.set_index("dataset")
     rows = []
-    for name, folder, eval_split, *train_splits in arguments.dataset:
-        if not train_splits:
+    for name, *words in arguments.dataset:
+        if len(words) < 2:
             raise InputError(f"--dataset {name}: give its folder, eval split and train splits")
+        folder, eval_split, *train_splits = words
         index = read_index(Path(folder))
         for quantity, value in counts(index, train_splits, eval_split).items():
             text = printed[quantity].get(name, "") if quantity in printed else ""

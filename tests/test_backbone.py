@@ -317,6 +317,23 @@ def test_a_users_file_is_imported_once_and_checked(tmp_path: Path) -> None:
     assert build(choice).state_dict().keys() == build(SLIM).state_dict().keys()
     user.unlink()
     register(choice)
+    elsewhere = tmp_path / "other" / "mine.py"
+    with pytest.raises(InputError, match=r"timm has a model 'mine_of_test' without .*mine\.py"):
+        register(BackboneChoice(name="mine_of_test", file=elsewhere))
+
+
+def test_a_file_does_not_replace_a_model_of_timm(tmp_path: Path) -> None:
+    user = tmp_path / "stock.py"
+    user.write_text(
+        "from timm.models import register_model, resnet\n"
+        "@register_model\n"
+        "def resnet18(pretrained=False, **arguments):\n"
+        "    return resnet.resnet10t(**arguments)\n"
+    )
+    expected = r"timm has a model 'resnet18' without .*stock\.py, which would be ignored; give"
+    for _ in range(2):
+        with pytest.raises(InputError, match=expected):
+            build(BackboneChoice(name="resnet18", file=user))
 
 
 def test_the_example_of_a_users_backbone_leaves_timm_as_it_is(leaky: BackboneChoice) -> None:

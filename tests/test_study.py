@@ -313,15 +313,20 @@ def test_files_that_are_not_there_are_named_by_key(
         f"pretrainings.mine.file: there is no file weights/mine.pth {seen}",
         f"pretrainings.empty.file: there is no file . {seen}",
         f"checksums: there is no file SHA256SUMS {seen}",
+        f"mirror: there is no folder world {seen}",
     ]
     assert str(caught.value).splitlines() == absent
     del study["pretrainings"]["empty"]
     for name in ("weights/mine.pth", "models/mine.py"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"^checksums: there is no file SHA256SUMS"):
-        check_files(load_study(study, "x"))
     check_files(load_study({**study, "render_world": True}, "x"))  # the world brings its own
+    (tmp_path / "world").mkdir()
+    with pytest.raises(InputError, match=r"^checksums: there is no file SHA256SUMS.*$"):
+        check_files(load_study(study, "x"))
+    del study["checksums"]
+    for url in ("https://example.org/archives", "file:///nowhere", None):
+        check_files(load_study({**study, "mirror": url}, "x"))
 
 
 def test_every_fault_is_named_at_once() -> None:

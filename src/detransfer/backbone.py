@@ -60,22 +60,43 @@ def build(
 def register(choice: BackboneChoice) -> None:
     """Make sure timm knows the chosen model, importing the user's file where one is named.
 
-    The file is ordinary Python with functions under ``@timm.models.register_model``.
+    The file is ordinary Python with functions under ``@timm.models.register_model``. Raises
+    InputError for a file that is missing or does not register the model, and for one that comes too
+    late, since timm has a model of that name.
     """
     name = choice.name.partition(".")[0]
-    if choice.file is not None and not is_model(name):
-        if not choice.file.is_file():
-            raise InputError(f"backbone.file: {choice.file} does not exist")
-        spec = importlib.util.spec_from_file_location(f"backbone_{choice.file.stem}", choice.file)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # register_model looks its module up there
-        spec.loader.exec_module(module)
+    if choice.file is not None:
+        if not is_model(name):
+            _import(choice.file)
+        elif not _is_imported(choice.file):
+            raise InputError(
+                f"backbone.name: timm has a model {name!r} without {choice.file}, which would be "
+                "ignored; give the function in that file, and the study's backbone, another name"
+            )
     if not is_model(name):
         where = f" and {choice.file} does not register it" if choice.file else ""
         raise InputError(
             f"backbone.name: timm has no model {name!r}{where}{suggest(name, timm.list_models())}"
         )
+
+
+def _import(file: Path) -> None:
+    if not file.is_file():
+        raise InputError(f"backbone.file: {file} does not exist")
+    spec = importlib.util.spec_from_file_location(_module_name(file), file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # register_model looks its module up there
+    spec.loader.exec_module(module)
+
+
+def _is_imported(file: Path) -> bool:
+    found = getattr(sys.modules.get(_module_name(file)), "__file__", None)
+    return found is not None and Path(found).resolve() == file.resolve()
+
+
+def _module_name(file: Path) -> str:
+    return f"backbone_{file.stem}"
 
 
 def normalise(images: Tensor, model: nn.Module) -> Tensor:

@@ -286,7 +286,7 @@ def load_study(configuration: Mapping[str, Any], source: str) -> Study:
 
 
 def check_files(study: Study) -> None:
-    """Raise InputError, by key, for files that must be there before anything runs."""
+    """Raise InputError, by key, for files and folders that must be there before anything runs."""
     files = {"backbone.file": study.backbone.file}
     for name, given in study.pretrainings.items():
         if isinstance(given, Imported):
@@ -298,5 +298,9 @@ def check_files(study: Study) -> None:
         for key, path in files.items()
         if path is not None and not path.is_file()
     ]
+    # Of a URL, file: ones among them, fetching alone can tell.
+    local = study.mirror is not None and not study.render_world and ":" not in study.mirror
+    if local and not Path(study.mirror or "").is_dir():
+        absent.append(f"mirror: there is no folder {study.mirror} (seen from {Path.cwd()})")
     if absent:
         raise InputError("\n".join(absent))

@@ -236,6 +236,18 @@ def test_a_new_data_set_needs_every_key(key: str) -> None:
             "evaluated on it; change `train_splits` or `eval_split` of datasets.imagenet_loc",
         ),
         (
+            {},
+            {"source": "imagenet_det"},
+            "pretrainings.boxes.dataset: 'imagenet_det' has no split to train on; name some by "
+            "`train_splits` of datasets.imagenet_det",
+        ),
+        (
+            {},
+            {"target": "imagenet_det", "task": "detection"},
+            "targets.things.dataset: 'imagenet_det' has no split to train on; name some by "
+            "`train_splits` of datasets.imagenet_det",
+        ),
+        (
             {"coco": {"train_splits": ["train2017", "val2017"]}},
             {},
             "pretrainings.boxes.dataset: 'coco' is trained on the split 'val2017' and would be "

@@ -121,6 +121,9 @@ def test_images_without_annotations_stay(root: Path) -> None:
         (annotation(77, [1, 1, 5, 5], 140), "annotation 77 belongs to an unknown image"),
         (annotation(77, [1, 1, 5, 5], category_id=None),
          "entry 2 of annotations (id 77) lacks 'category_id'"),
+        (annotation(77, [1, 1, 5, 5], iscrowd="0"), "annotation 77 has iscrowd '0'; it should be"),
+        (annotation(77, [1, 1, 5, 5], iscrowd=2), "annotation 77 has iscrowd 2; it should be"),
+        (annotation(77, [1, 1, 5, 5], iscrowd=None), "annotation 77 has iscrowd None; it should"),
     ],
 )  # fmt: skip
 def test_bad_annotations_are_named(root: Path, entry: dict[str, Any], message: str) -> None:
@@ -189,6 +192,17 @@ def test_a_test_set_has_images_only(root: Path, tmp_path: Path) -> None:
         read_dataset("coco", root, {"sets": {"t": dev}})
 
 
+def test_iscrowd_may_be_a_number_or_a_truth_value_or_absent(root: Path) -> None:
+    entries = [
+        annotation(n, [1, 1, 5, 5], iscrowd=f) for n, f in enumerate((0, 1, True, False, "0", 1))
+    ]
+    del entries[0]["iscrowd"]
+    change(root / "annotations/instances_val2017.json", "annotations", entries)
+    index = read_dataset("coco", root, {**ONE_SET, "on_bad_object": "drop"})
+    assert index.objects["crowd"].tolist() == [False, True, True, False, True]
+    assert index.dropped == {"unknown flag": 1}
+
+
 def test_bad_objects_are_left_out_and_counted(root: Path) -> None:
     bad = [
         annotation(71, [60, 5, 5.1, 5]),
@@ -223,6 +237,11 @@ def test_bad_objects_are_left_out_and_counted(root: Path) -> None:
         ("id", [1], "entry 1 of images (id [1]): id cannot be [1]"),
         ("width", 64.0, "entry 1 of images (id 139): width cannot be 64.0"),
         ("file_name", 7, "entry 1 of images (id 139): file_name cannot be 7"),
+        (
+            "file_name",
+            "\udc80.jpg",
+            r"entry 1 of images (id 139): file_name cannot be '\udc80.jpg'",
+        ),
         ("id", 285, "image id 285 occurs twice"),
     ],
 )
@@ -236,12 +255,29 @@ def test_bad_images_are_named(root: Path, key: str, value: Any, message: str) ->
     assert str(caught.value) == f"{path}: {message}"
 
 
+@pytest.mark.parametrize("key", ["name", "supercategory"])
+def test_half_a_character_in_a_category_is_named(root: Path, key: str) -> None:
+    path = root / "annotations/instances_val2017.json"
+    change(path, "categories", [{**CATEGORIES[0], key: "\udc80"}, *CATEGORIES[1:]])
+    with pytest.raises(InputError) as caught:
+        read_dataset("coco", root, ONE_SET)
+    expected = rf"{path}: entry 1 of categories (id 18): {key} cannot be '\udc80'"
+    assert str(caught.value) == expected
+
+
+def test_an_annotation_may_have_any_id(root: Path) -> None:
+    path = root / "annotations/instances_val2017.json"
+    change(path, "annotations", [{**annotation(1, [1, 1, 5, 5]), "id": "\udc80"}] * 2)
+    with pytest.raises(InputError, match=r"annotation \\udc80 has the id of an annotation before"):
+        read_dataset("coco", root, ONE_SET)
+
+
 ODD = st.sampled_from([0, 1, 2, 2.5, 5, 7, -1, 9, 1e9, 10**30, float("nan"), True, None, "1"])
 ENTRY = st.fixed_dictionaries(
     {"id": st.integers(1, 3), "image_id": st.sampled_from([1, 2, 3, "1", 1.0, 2**40, True]),
      "category_id": st.sampled_from([18, 1, 2, "18", 2**70]),
      "bbox": st.one_of(st.lists(ODD, min_size=4, max_size=4), st.lists(ODD), ODD)},
-    optional={"iscrowd": st.sampled_from([0, 1])},
+    optional={"iscrowd": st.sampled_from([0, 1, True, "0", None])},
 )  # fmt: skip
 SOUND = st.builds(
     lambda image, box: {"id": 9, "image_id": image, "category_id": 18, "bbox": box},

@@ -43,10 +43,12 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def check(repository: Path, index: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
+def check(
+    repository: Path, index: Path, evaluation: str = "test", training: tuple[str, ...] = ("train",)
+) -> tuple[subprocess.CompletedProcess[str], Path]:
     output = index.parent / "check.csv"
     command = [sys.executable, repository / "scripts/check_dataset.py", "--index", index]
-    options = ["--train-splits", "train", "--eval-split", "test", "--output", output]
+    options = ["--train-splits", *training, "--eval-split", evaluation, "--output", output]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     return result, output
 
@@ -69,6 +71,23 @@ def test_equal_bytes_in_training_and_evaluation_are_found(repository: Path, inde
     (row,) = pd.read_csv(output).to_dict("records")
     assert row["finding"] == "evaluation image is a training image"
     assert (row["path"], row["detail"]) == ("5.png", "equals 2.png")
+
+
+def test_one_split_for_training_and_evaluation_has_no_duplicates(
+    repository: Path, index: Path
+) -> None:
+    result, output = check(repository, index, "train")
+    assert result.returncode == 0, result.stderr
+    (row,) = pd.read_csv(output).to_dict("records")
+    assert row["severity"] == "note"
+    assert row["finding"] == "the split for evaluation is one for training"
+    assert row["detail"].startswith("train: ")
+
+
+def test_a_data_set_to_evaluate_on_needs_no_training_split(repository: Path, index: Path) -> None:
+    result, output = check(repository, index, training=())
+    assert result.returncode == 0, result.stderr
+    assert pd.read_csv(output).empty
 
 
 @pytest.mark.parametrize(
@@ -135,6 +154,41 @@ def test_rows_that_the_index_should_not_have_are_an_error(
     assert result.returncode == 2
     assert f"{index}: {message}" in result.stderr
     assert not output.exists()
+    (row,) = pd.read_csv(failed(output)).to_dict("records")
+    assert row["path"] == str(index) and row["detail"].startswith(message)
+
+
+def failed(output: Path) -> Path:
+    """The report of a data set that is refused."""
+    return output.with_name("check.failed.csv")
+
+
+def test_what_is_refused_leaves_its_whole_report(repository: Path, index: Path) -> None:
+    found = read_index(index)
+    objects = pd.DataFrame({"image_id": [1] * 9, "class_id": 0, "x1": 0, "y1": 0, "x2": 5, "y2": 5})
+    write_index(index, replace(found, objects=objects.assign(**dict.fromkeys(FLAGS, False))))
+    content = pd.read_parquet(index / "objects.parquet")
+    content.loc[1:6, "x2"] = 99
+    content.loc[0, "image_id"], content.loc[8, "class_id"] = -4, 7
+    write_parquet(index, "objects", content)
+    sound = {path: path.read_bytes() for path in sorted(found.root.glob("[0-5].png"))}
+    sound.popitem()
+    for path in sound:
+        path.unlink()
+    result, output = check(repository, index)
+    assert result.returncode == 2 and "13 faults" in result.stderr
+    assert str(failed(output)) in result.stderr and not output.exists()
+    table = pd.read_csv(failed(output))
+    assert table["finding"].value_counts().to_dict() == {
+        "broken row of the index": 8,
+        "unreadable image": 5,
+    }
+    assert table["detail"].str.contains(r"box \[0.0, 0.0, 99.0, 5.0\] is empty").sum() == 6
+    for path, data in sound.items():
+        path.write_bytes(data)
+    write_index(index, found)
+    assert check(repository, index)[0].returncode == 0
+    assert output.exists() and not failed(output).exists(), "no report of what is no more"
 
 
 @pytest.mark.parametrize(("size", "fault"), [((30, 9), "30 x 9, its image 30 x 20"), (None, "not")])

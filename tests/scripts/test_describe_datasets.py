@@ -79,6 +79,23 @@ def test_table1(repository: Path, detection: Path, labelled: Path, tmp_path: Pat
     assert flowers["agrees"].tolist() == [True, True, True]
 
 
+def test_table1_counts_no_split_twice(repository: Path, detection: Path, tmp_path: Path) -> None:
+    published, output = tmp_path / "published.csv", tmp_path / "table1.csv"
+    published.write_text(
+        "dataset,role,classes,train_images,eval_images,train_objects,eval_objects\n"
+    )
+    options = ["--dataset", "one_split", detection, "train", "train"]
+    options += ["--dataset", "evaluated", detection, "test"]
+    result = run(repository, "table1.py", *options, "--published", published, "--output", output)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(output).set_index("dataset")
+    found = {
+        name: dict(part[["quantity", "value"]].to_numpy()) for name, part in table.groupby(level=0)
+    }
+    assert found["one_split"] == {"classes": 2, "train_images": 3, "train_objects": 2}
+    assert found["evaluated"] == {"classes": 2, "eval_images": 1, "eval_objects": 1}
+
+
 def describe(repository: Path, index: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     folder = index.parent
     files = [folder / name for name in ("statistics.csv", "statistics.png", "scales.csv")]

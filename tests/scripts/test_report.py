@@ -205,6 +205,20 @@ def test_table_1_is_printed_as_in_the_paper(demo: Demo) -> None:
     assert rows[2] == ["mine", "3", "–", "–", "–", "–", "–"]
 
 
+def test_table_1_has_a_dash_for_what_is_not_counted(write: Write, tmp_path: Path) -> None:
+    results = write_results(tmp_path / "demo")
+    (results / "table1.csv").write_text(
+        "dataset,role,quantity,value,published,difference,agrees\n"
+        "loc,source,classes,3130,3130,0,True\n"
+        "loc,source,train_images,920000,0.92M,0,True\n"
+        "det,,eval_images,20121,,,\n"
+        "det,,eval_objects,55502,,,\n"
+    )
+    _, loc, det = Outline(write(results)).rows["table1.csv"]
+    assert loc == ["loc", "3,130", "3130 ✓", "920,000 / –", "0.92M / – ✓", "–", "–"]
+    assert det == ["det", "–", "–", "– / 20,121", "–", "– / 55,502", "–"]
+
+
 def test_layers_stand_with_their_dimensions(write: Write, tmp_path: Path) -> None:
     results = write_results(tmp_path / "demo")
     (results / "table7.csv").write_text(

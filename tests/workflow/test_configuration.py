@@ -162,7 +162,7 @@ def test_a_second_target_on_a_data_set_has_runs_of_its_own(
     jobs = result.jobs()
     seeds = len(yaml.safe_load((checkout.folder / "config/demo.yaml").read_text())["seeds"])
     assert jobs["classify"] == 2 * 6 * seeds and jobs["index"] == 10
-    assert jobs["evaluate_detections"] == (2 * 6 + 2) * seeds  # two on COCO
+    assert jobs["evaluate_detections"] == (2 * 6 + 3) * seeds  # three on COCO
     for dataset, task in (("voc_detection", "detection"), ("caltech256", "classification")):
         for target in (dataset, f"my_{dataset}"):
             place = f"results/demo/{task}/{target}/coco/seed0"

@@ -90,7 +90,7 @@ def test_the_examples_of_the_page_work_as_printed(repository: Path, own: Checkou
     planned = own.plan(*words)
     runs = len(content["pretrainings"]) * len(content["seeds"])
     assert planned["finetune_classifier"] == 2 * runs
-    assert planned["finetune_detector"] == 3 * runs + 2 * len(content["seeds"])  # two on COCO
+    assert planned["finetune_detector"] == 3 * runs + 3 * len(content["seeds"])  # three on COCO
     made = [f"data/demo/index/{name}/images.parquet" for name in printed["datasets"]]
     scales = "results/demo/datasets/my_boxes/scales.csv"
     result = own.snakemake(*words, "--cores", "2", "--", *made, scales, timeout=300)

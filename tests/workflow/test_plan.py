@@ -80,11 +80,11 @@ def jobs(checkout: Checkout) -> list[dict[str, str]]:
 
 def test_the_papers_study_has_every_run_once(checkout: Checkout) -> None:
     assert checkout.plan() == {
-        "fetch": 54,  # each archive once, though two data sets share VOC 2012's
+        "fetch": 51,  # each archive once, though two data sets share VOC 2012's
         "extract": 10,
         "index": 10,
         "occlusion_labels": 1,  # of VOC 2007's test objects
-        "check_dataset": 8,  # those that something is trained on
+        "check_dataset": 9,  # those that something is trained or evaluated on
         "describe_dataset": 10,
         "import_backbone": 2,  # random, imagenet_cls
         "mine_for_pretraining": 1,  # coco: the other two take no negative chips
@@ -218,6 +218,21 @@ def test_the_report_knows_what_the_study_makes_and_which_jobs_hold_devices(
     assert {"table2.csv", "figure9.png", "coco_finetuning.csv"} <= set(options["planned"].split())
     held = dict(word.split("=") for word in options["gpus"].split())
     assert held == {name: "1" for name, rule in rules.items() if "gpu" in rule["resources"]}
+
+
+def test_scales_are_advised_for_the_chips_that_are_trained_on(
+    checkout: Checkout, jobs: list[dict[str, str]]
+) -> None:
+    demo = checkout.snakemake("-n", "--configfile", "config/demo.yaml").output
+    commands = [job["command"] for job in jobs if job["rule"] == "describe_dataset"]
+    sides = {}
+    for study, text in (("paper", "\n".join(commands)), ("demo", demo)):
+        found = re.findall(r"describe_dataset.py .* --name (\w+) .* --chip (\d+) ", text)
+        sides[study] = {name: int(side) for name, side in found}
+    assert set(sides["paper"].values()) == {512}
+    trained = {"coco", "openimages", "imagenet_loc", "voc_detection"}
+    assert {name for name, side in sides["demo"].items() if side == 128} == trained
+    assert sides["demo"]["imagenet_det"] == 512, "nothing is trained on it"
 
 
 def test_every_rule_that_runs_a_program_says_how(rules: dict[str, dict[str, Any]]) -> None:

@@ -28,6 +28,20 @@ def index_files(dataset):
     return [index_folder(dataset) / name for name in names]
 
 
+def described_splits(wildcards):
+    """What is described of a data set: what is trained on, or else what is evaluated on."""
+    dataset = DATASETS[wildcards.dataset]
+    return dataset.train_splits or (dataset.eval_split,)
+
+
+def advised_chip(wildcards):
+    """The chip side that scales are advised for: that of the first recipe that trains chips on it."""
+    stages = [f"pretrain_{n}" for n, p in STUDY.trained.items() if p.dataset == wildcards.dataset]
+    stages += [f"finetune_{n}" for n, t in STUDY.targets.items() if t.dataset == wildcards.dataset]
+    chips = [getattr(RECIPES[stage], "chips", None) for stage in stages]
+    return next((each.size for each in chips if each), 512)
+
+
 def occlusion_release(wildcards):
     """Where the occlusion levels of a data set come from: a fetched archive, or a given folder."""
     given = DATASETS[wildcards.dataset].occlusion
@@ -61,8 +75,11 @@ def source_index(wildcards):
 
 def quality_index(wildcards):
     """What the evaluation of a pre-training reads: its own data set and the evaluation's."""
-    evaluation = index(quality_dataset(wildcards))
-    return {**source_index(wildcards), "evaluation": [*evaluation["index"], evaluation["images"]]}
+    evaluation = checked_index(quality_dataset(wildcards))
+    return {
+        **source_index(wildcards),
+        "evaluation": [*evaluation["index"], evaluation["images"], evaluation["check"]],
+    }
 
 
 def target_index_folder(wildcards):

@@ -134,10 +134,11 @@ rule describe_dataset:
         runtime=STUDY.resources.data.runtime,
     params:
         folder=index_place,
-        splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
+        splits=described_splits,
+        chip=advised_chip,
     shell:
         "python scripts/describe_dataset.py --index {params.folder} --name {wildcards.dataset} "
-        "--splits {params.splits} --statistics {output.statistics} --picture {output.picture} "
+        "--splits {params.splits} --chip {params.chip} --statistics {output.statistics} --picture {output.picture} "
         "--advice {output.advice} 2> {log}"
 
 

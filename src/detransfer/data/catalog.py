@@ -65,7 +65,9 @@ class Dataset(Strict):
         None, description="a folder that is already extracted, instead of archives"
     )
     options: dict[str, Any] = Field({}, description="options of the reader")
-    train_splits: tuple[str, ...] = Field(min_length=1, description="splits to train on")
+    train_splits: tuple[str, ...] = Field(
+        description="splits to train on; none: the data set is only evaluated on"
+    )
     eval_split: str = Field(description="split to evaluate on")
     occlusion: str | None = Field(
         None,

@@ -21,9 +21,10 @@ def study_datasets(study: Study) -> dict[str, Dataset]:
     """Return the data sets that the study's pre-trainings and targets use, by name.
 
     Raises InputError for a data set that neither the catalog nor the configuration describes, an
-    unknown reader, archive, option or split, a change to a data set that nothing uses, a task for
-    which a data set has no truth, a split that is for training and for evaluation, and a world to
-    render whose recipe is wrong or which lacks a data set.
+    unknown reader, archive, option or split, a change to a data set that nothing uses, a training
+    on a data set that has no split for it, a task for which a data set has no truth, a split that
+    is for training and for evaluation, and a world to render whose recipe is wrong or which lacks a
+    data set.
     """
     catalog = load_catalog()
     used = {
@@ -55,6 +56,7 @@ def study_datasets(study: Study) -> dict[str, Dataset]:
 
 
 def _check_target(place: str, target: Target, dataset: Dataset) -> None:
+    _check_trainable(place, target.dataset, dataset)
     splits = (*dataset.train_splits, dataset.eval_split)
     _check_truth(f"{place}.task", target.task, target.dataset, dataset, splits)
     if dataset.eval_split in dataset.train_splits:
@@ -62,10 +64,19 @@ def _check_target(place: str, target: Target, dataset: Dataset) -> None:
 
 
 def _check_source(place: str, trained: Trained, dataset: Dataset) -> None:
+    _check_trainable(place, trained.dataset, dataset)
     _check_truth(f"{place}.kind", trained.kind, trained.dataset, dataset, dataset.train_splits)
     # A data set with one split, such as imagenet_loc, leaves the evaluation to another.
     if dataset.eval_split in dataset.train_splits and len(dataset.train_splits) > 1:
         raise InputError(_leak(place, trained.dataset, dataset))
+
+
+def _check_trainable(place: str, name: str, dataset: Dataset) -> None:
+    if not dataset.train_splits:
+        raise InputError(
+            f"{place}.dataset: {name!r} has no split to train on; name some by `train_splits` of "
+            f"datasets.{name}"
+        )
 
 
 def _check_truth(

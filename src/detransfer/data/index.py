@@ -217,41 +217,55 @@ def check_tables(
     negatives: pd.DataFrame | None = None,
 ) -> None:
     """Raise InputError at the first row that breaks a rule of the index."""
-    if images.empty:
-        raise InputError("the index has no image; is the data set extracted where it should be?")
-    if not images["image_id"].is_unique:
-        raise InputError("two images share one image_id")
-    if list(classes["class_id"]) != list(range(len(classes))):
-        raise InputError("class ids are not 0, 1, 2, ...")
+    for message in broken_rules(images, objects, classes, negatives):
+        raise InputError(message)
+
+
+def broken_rules(
+    images: pd.DataFrame,
+    objects: pd.DataFrame,
+    classes: pd.DataFrame,
+    negatives: pd.DataFrame | None = None,
+) -> Iterator[str]:
+    """Yield every break of a rule of the index: of the tables as a whole, or else of a row."""
+    whole = {
+        "the index has no image; is the data set extracted where it should be?": images.empty,
+        "two images share one image_id": not images["image_id"].is_unique,
+        "class ids are not 0, 1, 2, ...": list(classes["class_id"]) != list(range(len(classes))),
+    }
+    broken = [message for message, wrong in whole.items() if wrong]
+    yield from broken
+    if broken:
+        return
     tables = {"an image": images, "an object": objects, "a verified negative": negatives}
     for name, table in tables.items():
         if table is None or "class_id" not in table:
             continue
         rows = _image_rows(images, table)
         listed = table["class_id"].between(0, len(classes) - 1).to_numpy()
-        for broken, message in (
+        for wrong, message in (
             (rows < 0, "belongs to an image that the index does not have"),
             (~listed, "has a class that classes.csv does not list"),
         ):
-            if broken.any():
-                raise InputError(f"{name} {message} (row {int(np.argmax(broken))} of its table)")
+            for row in np.flatnonzero(wrong):
+                yield f"{name} {message} (row {row} of its table)"
         if table is objects:
-            _check_boxes(images, objects, rows)
+            yield from _wrong_boxes(images, objects, rows)
 
 
-def _check_boxes(images: pd.DataFrame, objects: pd.DataFrame, rows: np.ndarray) -> None:
+def _wrong_boxes(images: pd.DataFrame, objects: pd.DataFrame, rows: np.ndarray) -> Iterator[str]:
+    """Yield what is wrong with the boxes whose image, the row in ``rows``, is known."""
     sizes = images[["width", "height"]].to_numpy()
     for start in range(0, len(objects), CHECKED):
         part = slice(start, start + CHECKED)
         box, size = objects[BOX].iloc[part].to_numpy(), sizes[rows[part]]
         inside = (box[:, :2] >= 0).all(1) & (box[:, 2:] <= size).all(1)
-        wrong = np.flatnonzero(~(inside & (box[:, 2:] > box[:, :2]).all(1)))
-        if len(wrong):
-            width, height = size[wrong[0]]
-            raise InputError(
-                f"{images['path'].iloc[rows[start + wrong[0]]]}: box "
-                f"{[float(v) for v in box[wrong[0]]]} is empty, inverted or leaves the image "
-                f"({width} x {height})"
+        sound = inside & (box[:, 2:] > box[:, :2]).all(1)
+        for row in np.flatnonzero(~sound & (rows[part] >= 0)):
+            width, height = size[row]
+            yield (
+                f"{images['path'].iloc[rows[start + row]]}: box {[float(v) for v in box[row]]} is "
+                f"empty, inverted or leaves the image ({width} x {height})"
             )
 
 

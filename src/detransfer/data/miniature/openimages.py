@@ -34,11 +34,6 @@ PARTS = {
     "validation": ("validation.tar.gz",),
     "test": ("test.tar.gz",),
 }
-LISTS = {
-    "train": "train-images-boxable.csv",
-    "validation": "validation-images.csv",
-    "test": "test-images.csv",
-}
 HIERARCHY = "bbox_labels_600_hierarchy.json"
 BOXABLE, CHALLENGE = "class-descriptions-boxable.csv", "challenge-2018-class-descriptions-500.csv"
 ROOT = "/m/0bl9f"  # the official root, "Entity", which is no class itself
@@ -48,24 +43,20 @@ ARCHIVES = (
     HIERARCHY,
     *(f"{split}-annotations-bbox.csv" for split in SPLITS),
     *(f"{split}-annotations-human-imagelabels-boxable.csv" for split in SPLITS),
-    *LISTS.values(),
     *(name for names in PARTS.values() for name in names),
 )
 COARSE_SIDE = 12  # pixels of a 128-pixel image: smaller objects are boxed under their ancestor
 _NEGATIVES = 3  # classes verified to be absent from an image, at most
 _BOX_COLUMNS = ("ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"
                 "IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside")  # fmt: skip
-_LIST_COLUMNS = ("ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,"
-                 "Title,OriginalSize,OriginalMD5,Thumbnail300KURL")  # fmt: skip
 
 
 @dataclass
 class _Lines:
-    """The lines of a split's three tables, without their heads."""
+    """The lines of a split's two tables, without their heads."""
 
     boxes: list[str]
     labels: list[str]
-    images: list[str]
 
 
 def write_openimages(world: World, folder: Path) -> None:
@@ -82,7 +73,6 @@ def write_openimages(world: World, folder: Path) -> None:
             (f"{split}-annotations-bbox.csv", _BOX_COLUMNS, lines.boxes),
             (f"{split}-annotations-human-imagelabels-boxable.csv",
              "ImageID,Source,LabelName,Confidence", lines.labels),
-            (LISTS[split], _LIST_COLUMNS, lines.images),
         ):  # fmt: skip
             (folder / name).write_text("\n".join([head, *rows, ""]))
 
@@ -143,7 +133,7 @@ def hierarchy(world: World) -> dict[str, Any]:
 
 def _write_images(world: World, folder: Path, split: str, mids: dict[str, str]) -> _Lines:
     """Write the images of a split, in order of id; return the lines of its tables."""
-    lines = _Lines([], [], [])
+    lines = _Lines([], [])
     ids = image_ids(world, split)
     for part in PARTS[split]:
         first = part[len("train_")] if split == "train" else ""
@@ -152,12 +142,8 @@ def _write_images(world: World, folder: Path, split: str, mids: dict[str, str]) 
             for image_id, index in sorted(chosen):
                 scene = render(world, split, index)
                 place = part.removesuffix(".tar.gz")
-                content = jpeg(world, scene)
-                add(archive, f"{place}/{image_id}.jpg", content)
+                add(archive, f"{place}/{image_id}.jpg", jpeg(world, scene))
                 _describe(world, split, index, image_id, scene, mids, lines)
-                lines.images.append(
-                    f"{image_id},{split},,,rendered,,,image {index},{len(content)},,"
-                )
     return lines
 
 

@@ -129,7 +129,7 @@ def _check_entries(path: Path, content: dict[str, list[dict[str, Any]]]) -> None
     """Raise InputError for images and categories whose values cannot be right."""
     for kind in ("images", "categories"):
         for number, entry in enumerate(content[kind], 1):
-            wrong = {key for key in TEXTS if not isinstance(entry.get(key, ""), str)}
+            wrong = {key for key in TEXTS if not _is_text(entry.get(key, ""))}
             wrong |= {key for key in NUMBERS if not _is_id(entry.get(key, 0))}
             if wrong:
                 name = sorted(wrong)[0]
@@ -201,7 +201,7 @@ def _objects(
     """Return the object table; boxes [x, y, w, h] become corners, clipped by at most a pixel."""
     ids = [entry["id"] for entry in entries]
     sieve = _Sieve(source, ids, faults)
-    repeated = pd.Series([str(number) for number in ids], dtype="str").duplicated().to_numpy()
+    repeated = pd.Series([str(number) for number in ids], dtype="object").duplicated().to_numpy()
     sieve.refuse(repeated, "repeated id", "has the id of an annotation before it")
     image_id = _whole_numbers(entries, "image_id")
     sizes = images.set_index("image_id")[["width", "height"]]
@@ -220,8 +220,19 @@ def _objects(
     table = pd.DataFrame(box, columns=BOX)
     table["image_id"], table["class_id"] = image_id, class_id
     table[["difficult", "truncated", "occluded", "group_of"]] = False
-    table["crowd"] = [bool(entry.get("iscrowd", 0)) for entry in entries]
+    table["crowd"] = _crowds(entries, sieve)
     return table.loc[sieve.kept, list(OBJECT_TYPES)].astype(OBJECT_TYPES).reset_index(drop=True)
+
+
+def _crowds(entries: list[dict[str, Any]], sieve: _Sieve) -> np.ndarray:
+    """Return the flag of every entry, (n,) bool; a refused one counts as unset."""
+    given = [entry.get("iscrowd", 0) for entry in entries]
+    sound = np.array([type(flag) in (int, bool) and flag in (0, 1) for flag in given], bool)
+    wrong = np.flatnonzero(~sound & sieve.kept)
+    if len(wrong):
+        message = f"has iscrowd {given[wrong[0]]!r}; it should be 0 or 1"
+        sieve.refuse(~sound, "unknown flag", message)
+    return np.array([ok and bool(flag) for ok, flag in zip(sound, given, strict=True)], bool)
 
 
 def _whole_numbers(entries: list[dict[str, Any]], key: str) -> np.ndarray:
@@ -247,6 +258,13 @@ def _corners(entries: list[dict[str, Any]], sieve: _Sieve) -> np.ndarray:
 
 def _is_id(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31  # the index holds int32
+
+
+def _is_text(value: Any) -> bool:
+    # JSON can write half of a character, such as "\udc80", which no table can hold.
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def _is_box(value: Any) -> bool:

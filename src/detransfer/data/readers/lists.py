@@ -63,7 +63,7 @@ def subfolders(folder: Path) -> list[Path]:
     for path in found:
         if not path.is_dir():
             log.info("%s: skipped (not a folder)", path)
-    return [_named(path) for path in found if path.is_dir()]
+    return [utf8_named(path) for path in found if path.is_dir()]
 
 
 def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
@@ -76,13 +76,14 @@ def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith(".")  # as those that macOS leaves: ._0001.jpg
         if path.suffix.lower() in suffixes and path.is_file() and not hidden:
-            files.append(_named(path).name)
+            files.append(utf8_named(path).name)
         elif not hidden:
             log.info("%s: skipped (%s)", path, "a folder" if path.is_dir() else "not an image")
     return files
 
 
-def _named(path: Path) -> Path:
+def utf8_named(path: Path) -> Path:
+    """Return the path; raises InputError where its last part is not UTF-8."""
     try:
         path.name.encode()
     except UnicodeEncodeError:

@@ -24,6 +24,7 @@ from detransfer.data.images import image_sizes
 from detransfer.data.index import BOX, OBJECT_TYPES, Index
 from detransfer.data.options.openimages import DIGITS, Digit, Options, Split
 from detransfer.data.readers.faults import Faults
+from detransfer.data.readers.lists import utf8_named
 from detransfer.data.readers.openimages_classes import BOXABLE, Vocabulary, read_vocabulary
 from detransfer.data.readers.tables import Block, Kind, line_number, read_blocks
 
@@ -44,8 +45,9 @@ def read(root: Path, options: Options) -> Index:
 
     ``image_id`` is the place in the order of splits and file names, ``source_id`` of a class its
     label (``/m/...``), ``superclass`` its topmost ancestor. Flags that are unknown (-1) count as
-    unset. Boxes of classes outside the vocabulary and boxes of no area are left out and counted in
-    the log. Raises InputError, naming file and line, for everything that is malformed.
+    unset. Boxes of classes outside the vocabulary are left out and counted in the log. Boxes of no
+    area are left out and counted under either policy. Raises InputError, naming file and line, for
+    everything that is malformed.
     """
     images = find_images(root, options)
     images[["width", "height"]] = image_sizes(root, images["path"].tolist())
@@ -97,13 +99,17 @@ def annotate(root: Path, options: Options, images: pd.DataFrame) -> Index:
 def _jpegs(root: Path, folder: str) -> list[str]:
     """Return the paths of a folder's images, but hidden ones, in order; none without the folder.
 
-    A missing folder shows as soon as a box names one of its images.
+    A missing folder shows as soon as a box names one of its images. Raises InputError for a name
+    that is not UTF-8.
     """
     if not (root / folder).is_dir():
         return []
     with os.scandir(root / folder) as entries:
         found = [e.name for e in entries if e.name.endswith(".jpg") and not e.name.startswith(".")]
-        names = sorted(name.removesuffix(".jpg") for name in found)
+    for name in found:
+        if not name.isascii():
+            utf8_named(root / folder / name)
+    names = sorted(name.removesuffix(".jpg") for name in found)
     return [f"{folder}/{name}.jpg" for name in names]
 
 
@@ -151,10 +157,19 @@ class _Rows:
         """Take out the rows that are ``wrong``; ``describe`` gets the values of the first."""
         rows = np.flatnonzero(wrong & self.good)
         if len(rows):
-            values = {name: self.block.value(name, rows[0]) for name in self.block.columns}
-            line = line_number(self.path, self.block.first + int(rows[0]))
-            self.faults.bad(kind, f"{self.path}: line {line}: {describe(values)}", len(rows))
+            self.faults.bad(kind, self._message(rows[0], describe), len(rows))
             self.good[rows] = False
+
+    def leave_out_empty(self, rows: np.ndarray) -> None:
+        """Count boxes of no area, which are left out whatever the policy, as COCO's are."""
+        if len(rows):
+            message = self._message(rows[0], lambda row: f"{_named(row)} has no area")
+            self.faults.leave_out("no area", message, len(rows))
+
+    def _message(self, row: int, describe: Callable[[dict[str, Any]], str]) -> str:
+        values = {name: self.block.value(name, row) for name in self.block.columns}
+        line = line_number(self.path, self.block.first + int(row))
+        return f"{self.path}: line {line}: {describe(values)}"
 
 
 def _known(
@@ -186,7 +201,7 @@ def _boxes(
     path: Path, images: _Images, vocabulary: Vocabulary, options: Options, faults: Faults
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the objects of a split in blocks of columns."""
-    seen = empty = other = 0
+    seen = other = 0
     for block in read_blocks(path, BOX_COLUMNS):
         rows, image, label = _known(path, block, images, vocabulary, faults)
         share = np.stack([block.columns[side] for side in SIDES], axis=1)
@@ -198,16 +213,16 @@ def _boxes(
         size = images.sizes[image[chosen]]
         box = (share[chosen] * np.tile(size, 2)).astype(np.float32)
         filled = (box[:, 2:] > box[:, :2]).all(axis=1)
+        rows.leave_out_empty(chosen[~filled])
         chosen, box = chosen[filled], box[filled]
         times, class_id = vocabulary.expand(label[chosen])
-        seen, empty = seen + len(block), empty + int((~filled).sum())
+        seen += len(block)
         other += int((vocabulary.counts[label[chosen]] == 0).sum())
         flags = {ours: block.columns[name][chosen][times] == 1 for name, ours in FLAGS.items()}
         image_id = (images.first + image[chosen][times]).astype(np.int32)
         corners = {name: box[times, k] for k, name in enumerate(BOX)}
         yield {"image_id": image_id, "class_id": class_id, **corners, **flags}
-    log.info("%s: %d boxes, left out: %d outside the vocabulary, %d of no area",
-             path, seen, other, empty)  # fmt: skip
+    log.info("%s: %d boxes, left out: %d outside the vocabulary", path, seen, other)
 
 
 def _check_boxes(rows: _Rows, share: np.ndarray) -> None:
