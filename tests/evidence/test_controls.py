@@ -194,20 +194,23 @@ def test_points_of_the_dial_differ_in_their_images_alone(tmp_path: Path) -> None
 def test_other_worlds_are_reported_whatever_comes_out(tmp_path: Path) -> None:
     claims = pd.DataFrame(
         {
-            "claim": ["map50", "miou", "map70"],
+            "claim": ["map50", "miou", "map70", "masking_drop"],
             "quantity": "gain",
             "target": "voc",
             "run": "coco",
             "baseline": "cls",
-            "effect": [3.0, 4.0, np.nan],
+            "effect": [3.0, 4.0, np.nan, -2.0],
             "low": 1.0,
             "high": 5.0,
             "verdict": "reproduced",
         }
     )
     claims.to_csv(tmp_path / "claims.csv", index=False)
-    (row,) = world_rows("part_only", tmp_path / "claims.csv")
-    assert (row["value"], row["holds"], row["detail"]) == (3.0, "printed", "reproduced")
+    rows = list(world_rows("part_only", tmp_path / "claims.csv"))
+    assert [(row["value"], row["holds"], row["detail"]) for row in rows] == [
+        (3.0, "printed", "reproduced"),
+        (-2.0, "printed", "reproduced"),
+    ]
 
 
 def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:

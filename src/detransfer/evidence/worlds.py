@@ -18,7 +18,10 @@ from detransfer.segmentation.scores import iou
 
 ABOVE = 2.0  # points above its floor that a score may be where there is nothing to see
 IMAGES = ("evaluation_data", "training_data")  # of a comparability: digests of what a world shows
-WORLD_CLAIMS = ("map50", "map70", "finetuned_top1", "frozen_top1")  # reported of other worlds
+WORLD_CLAIMS = (  # reported of other worlds
+    "map50", "map70", "finetuned_top1", "frozen_top1", "same_cluster", "fragmented",
+    "masking_drop", "masking_fragile",
+)  # fmt: skip
 
 
 def blank_rows(folders: list[Path]) -> Iterator[Row]:
