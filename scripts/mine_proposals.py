@@ -13,6 +13,7 @@ from detransfer.checkpoints import drop_checkpoints
 from detransfer.console import InputError, run
 from detransfer.detection.detector import Detector
 from detransfer.detection.mining import propose
+from detransfer.detection.predict import check_scales
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import chip_epochs
 from detransfer.device_faults import device_faults
@@ -30,6 +31,7 @@ def main() -> None:
     if negatives is None:
         raise InputError(f"{arguments.recipe}: has no chips.negatives, so nothing is to be mined")
     job = open_job(arguments, Path(__file__))
+    check_scales(job.index, recipe.chips.scales)
     detector = Detector(job.backbone(0, recipe.backbone), None, recipe)
     chips = chip_epochs(job.index, recipe.chips, detector.backbone, job.run.seed)
     training = recipe.training.model_copy(update={"epochs": negatives.rpn_epochs})

@@ -24,7 +24,9 @@ from detransfer.detection.detections import DETECTION_TYPES
 from detransfer.detection.detector import Detector
 from detransfer.detection.predict import (
     GRID,
+    LARGEST_SIDE,
     batches,
+    check_scales,
     in_valid_range,
     load_detector,
     predict,
@@ -125,6 +127,20 @@ def test_each_axis_is_scaled_back_by_what_it_was_resized_by(index: Index, tmp_pa
     flat = Index(images, index.objects.head(0), index.classes, tmp_path)
     found = predict(cast(Detector, WholeView()), flat, at_scales({"long": 64}), CPU, 0)
     assert found[BOX].to_numpy().tolist() == [[0, 0, 300, 10]]
+
+
+def test_an_image_that_a_scale_makes_too_large_is_named_before_the_first(index: Index) -> None:
+    width, name = int(index.images["width"].max()), index.images["path"].iloc[7]
+    images = index.images.assign(width=width, height=width)
+    images.loc[7, "height"] = 2 * width
+    detector: Any = ByColour()
+    factor = LARGEST_SIDE / (2 * width)
+    scales = at_scales({"factor": 1.0}, {"factor": factor + 0.01})
+    pattern = rf"{name}: {width} x {2 * width} pixels .* at scales\[1\], more than 8000; give that"
+    with pytest.raises(InputError, match=pattern):
+        predict(detector, replace(index, images=images), scales, CPU, 0)
+    assert not detector.shapes
+    check_scales(index, at_scales({"factor": factor}).scales)
 
 
 def test_images_are_resized_by_the_rule_and_padded_to_the_grid(index: Index) -> None:

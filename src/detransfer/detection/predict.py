@@ -34,6 +34,7 @@ from detransfer.training_run import architecture_of
 
 GRID = 32  # images are padded to multiples of it, so that many share a shape
 CHUNK = 256  # images whose detections of all scales are held at once
+LARGEST_SIDE = 8_000  # pixels of a resized image; of that square a ResNet's first map takes 4 GB
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def predict(
     """Return the detections of every image of the index, by image and falling score.
 
     Several processes share the chunks of images; each gets the table that one alone would make.
+    Raises InputError, before the first image, where :func:`check_scales` does.
     """
+    check_scales(index, recipe.scales)
     detector = detector.to(device)
     detector.prepare_inference(recipe)
 
@@ -130,6 +133,22 @@ def suppress(found: Tensor, recipe: InferenceRecipe) -> Tensor:
     kept = found[torch.from_numpy(rows)]
     kept[:, 4] = torch.from_numpy(scores)
     return kept
+
+
+def check_scales(index: Index, scales: tuple[ScaleRecipe, ...]) -> None:
+    """Raise InputError for an image that a scale would enlarge beyond what memory holds."""
+    if index.images.empty:
+        return
+    sizes = index.images[["width", "height"]].to_numpy()
+    for number, scale in enumerate(scales):
+        sides = sizes.max(1) * chip_scale(scale).resize_factors(sizes)
+        row = int(sides.argmax())
+        if sides[row] > LARGEST_SIDE:
+            raise InputError(
+                f"{index.root / index.images['path'].iloc[row]}: {sizes[row, 0]} x {sizes[row, 1]} "
+                f"pixels become {sides[row]:.0f} at scales[{number}], more than {LARGEST_SIDE}; "
+                "give that scale as a short and a long side"
+            )
 
 
 def views(index: Index, rows: range, scales: tuple[ScaleRecipe, ...]) -> list[View]:
