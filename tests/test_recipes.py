@@ -231,6 +231,11 @@ def test_scales_of_inference_leave_no_size_out_in_any_order(tmp_path: Path) -> N
     assert line == "scales: no valid_range has the sizes from 40 to 60"
     (tmp_path / "recipe.yaml").write_text(text.replace("40]", "60]"))
     load_file(tmp_path / "recipe.yaml", InferenceRecipe)
+    for outer, gap in (("[0, 40]", "sizes from 0 to 5"), ("[60, null]", "sizes above 90; end one")):
+        cut = {"[0, 40]": "[5, 60]", "[60, null]": "[40, 90]"}[outer]
+        (tmp_path / "recipe.yaml").write_text(text.replace(outer, cut).replace("40]", "60]"))
+        with pytest.raises(InputError, match=f"no valid_range has the {gap}"):
+            load_file(tmp_path / "recipe.yaml", InferenceRecipe)
     # A range inside another one hides no gap behind it.
     nested = "[{factor: 4, valid_range: [1, 2]}, " + scales.removeprefix("[")
     (tmp_path / "recipe.yaml").write_text(INFERENCE.replace("[{short: 128, long: 256}]", nested))

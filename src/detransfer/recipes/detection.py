@@ -50,12 +50,14 @@ class ScaleRecipe(Strict):
 
 
 def check_ranges(scales: Sequence[ScaleRecipe]) -> None:
-    """Raise ValueError if there are sizes between the scales' valid ranges."""
-    ranges = sorted((s.valid_range[0], s.valid_range[1] or math.inf) for s in scales)
-    for place in range(1, len(ranges)):
-        top, low = max(high for _, high in ranges[:place]), ranges[place][0]
+    """Raise ValueError if there are sizes that no scale's valid range has."""
+    top = 0.0
+    for low, high in sorted((s.valid_range[0], s.valid_range[1] or math.inf) for s in scales):
         if low > top:
             raise ValueError(f"scales: no valid_range has the sizes from {top:g} to {low:g}")
+        top = max(top, high)
+    if top < math.inf:
+        raise ValueError(f"scales: no valid_range has the sizes above {top:g}; end one with null")
 
 
 def _check_order(scales: Sequence[ScaleRecipe]) -> None:
@@ -104,9 +106,9 @@ class ChipRecipe(Strict):
         low, high = self.stride
         if not 0 < low <= high < self.size - 1:
             raise ValueError("stride: needs 0 < lowest <= highest < size - 1")
+        _check_order(self.scales)
         if not self.coarsest_takes_rest:
             check_ranges(self.scales)
-        _check_order(self.scales)
         return self
 
     @model_validator(mode="after")
