@@ -30,7 +30,7 @@ from detransfer.report.tables import write_table
 from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.scores import class_counts, mean_iou
 from detransfer.strict import load_file
-from detransfer.visualization.activations import TOP, best_iou, inside_share
+from detransfer.visualization.coverage import TOP, best_iou, inside_share
 
 IOUS = (0.5, 0.7, 0.9)
 TRUTH = "100 %: the truth as prediction"

@@ -50,14 +50,8 @@ from detransfer.strict import load_file
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
 from detransfer.untrained import settle
-from detransfer.visualization.activations import (
-    activation_maps,
-    area_share,
-    best_iou,
-    central_mask,
-    enlarge,
-    inside_share,
-)
+from detransfer.visualization.activations import activation_maps, central_mask, enlarge
+from detransfer.visualization.coverage import area_share, best_iou, inside_share
 from detransfer.visualization.folding import fold
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.maskout import (

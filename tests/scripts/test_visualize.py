@@ -22,14 +22,8 @@ from detransfer.data.masks import read_mask
 from detransfer.data.views import central_view
 from detransfer.files import digest, sha256
 from detransfer.report.metrics import RunMetrics, RunName, read_metrics, write_metrics
-from detransfer.visualization.activations import (
-    activation_maps,
-    area_share,
-    best_iou,
-    central_mask,
-    enlarge,
-    inside_share,
-)
+from detransfer.visualization.activations import activation_maps, central_mask, enlarge
+from detransfer.visualization.coverage import area_share, best_iou, inside_share
 from detransfer.visualization.grid import Grid
 from tests.detection.rectangles import TINY, call, write_rectangles, write_start
 from tests.segmentation.scenes import write_scenes

@@ -6,14 +6,8 @@ import torch
 
 from detransfer.data.masks import VOID
 from detransfer.data.views import central_view
-from detransfer.visualization.activations import (
-    activation_maps,
-    area_share,
-    best_iou,
-    central_mask,
-    enlarge,
-    inside_share,
-)
+from detransfer.visualization.activations import activation_maps, central_mask, enlarge
+from detransfer.visualization.coverage import area_share, best_iou, inside_share
 
 
 def test_maps_are_the_mean_over_channels_from_0_to_255() -> None:

@@ -12,7 +12,8 @@ from detransfer.backbone import build, conv5, mean_colour
 from detransfer.console import InputError
 from detransfer.deformable import deform
 from detransfer.study import BackboneChoice
-from detransfer.visualization.activations import activation_maps, best_iou, enlarge, inside_share
+from detransfer.visualization.activations import activation_maps, enlarge
+from detransfer.visualization.coverage import best_iou, inside_share
 from detransfer.visualization.folding import fold
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.maskout import (

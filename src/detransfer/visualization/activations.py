@@ -1,8 +1,7 @@
-"""Activation maps (Figure 8): Conv5 averaged over channels, and how well it covers the objects.
+"""Activation maps (Figure 8): Conv5 averaged over channels.
 
 The map is scaled so that its least value is 0 and its largest 255, and resized to the image (the
-paper's caption of Figure 8). On images with masks two numbers say what it covers: the share of its
-mass inside the objects, and the IoU of the objects with the region above the best threshold.
+paper's caption of Figure 8).
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from detransfer.data.masks import VOID
-
-TOP = 255.0
+from detransfer.visualization.coverage import TOP
 
 
 def activation_maps(conv5: Tensor) -> Tensor:
@@ -42,37 +39,3 @@ def central_mask(mask: np.ndarray, size: int, resize: int) -> np.ndarray:
         torch.from_numpy(mask)[None], [resize], interpolation=InterpolationMode.NEAREST_EXACT
     )
     return transforms.center_crop(resized, [size, size])[0].numpy()
-
-
-def inside_share(activation: np.ndarray, labels: np.ndarray) -> float:
-    """Return which share of a map's mass lies on the objects of a mask, void left out.
-
-    Both (h, w). NaN where the mask has no object, and where no mass lies on labelled pixels.
-    """
-    labelled = labels != VOID
-    mass = float(activation[labelled].sum(dtype=np.float64))
-    if mass <= 0 or not (labelled & (labels > 0)).any():
-        return np.nan
-    return float(activation[labelled & (labels > 0)].sum(dtype=np.float64)) / mass
-
-
-def best_iou(activation: np.ndarray, labels: np.ndarray) -> float:
-    """Return the largest IoU, over all thresholds, of ``activation >= threshold`` with the objects.
-
-    Both (h, w), void left out. NaN where the mask has no object.
-    """
-    labelled = labels != VOID
-    values, inside = activation[labelled], labels[labelled] > 0
-    if not inside.any():
-        return np.nan
-    order = np.argsort(-values, kind="stable")
-    values, inside = values[order], inside[order]
-    hits, chosen = np.cumsum(inside), np.arange(1, len(values) + 1)
-    border = np.append(values[1:] < values[:-1], True)  # equal values pass a threshold together
-    return float((hits / (hits[-1] + chosen - hits))[border].max())
-
-
-def area_share(labels: np.ndarray) -> float:
-    """Return the share of the labelled pixels that are objects: what a flat map scores in both."""
-    labelled = labels != VOID
-    return float((labels[labelled] > 0).mean()) if labelled.any() else np.nan
