@@ -49,7 +49,7 @@ from detransfer.report.metrics import (
 from detransfer.strict import load_file
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
-from detransfer.untrained import settle
+from detransfer.untrained import estimate_statistics
 from detransfer.visualization.activations import activation_maps, central_mask, enlarge
 from detransfer.visualization.coverage import area_share, best_iou, inside_share
 from detransfer.visualization.folding import fold
@@ -265,7 +265,7 @@ def main() -> None:
         if header.get("kind") == "untrained":
             learnt = index.split(*arguments.splits)
             views = CentralViews(learnt, task.view.size, task.view.resize)
-            settle(backbone, views, device, task.view.precision)
+            estimate_statistics(backbone, views, device, task.view.precision)
         found = record(task, fold(backbone), state, device, workers)
     table = numbers(task, found)
     write_files(arguments.output, task, found, table)

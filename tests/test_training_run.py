@@ -191,7 +191,7 @@ def silent(model: nn.Module) -> list[str]:
     return [name for name in layers if not model.get_parameter(name).grad.abs().max() > 0]  # type: ignore[union-attr]
 
 
-def test_what_is_frozen_of_an_untrained_network_is_settled_first(place: Place) -> None:
+def test_what_is_frozen_of_an_untrained_network_fits_the_images(place: Place) -> None:
     (place.folder / "images").mkdir()
     for name in ("a", "b"):
         noise = torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8)
@@ -210,7 +210,10 @@ def test_what_is_frozen_of_an_untrained_network_is_settled_first(place: Place) -
         assert {norm.momentum for norm in norms} == {0.1}
         assert all(norm.running_mean.abs().max() > 0 for norm in norms)  # type: ignore[union-attr]
         assert not model.get_submodule("layer1.0.bn1").training
-        assert silent(model) == []
+        # A scale that is to learn starts where timm starts it.
+        awake = recipe.batch_norm == "frozen"
+        assert bool(model.get_parameter("layer4.0.bn2.weight").all()) == awake
+        assert (silent(model) == []) == awake
 
 
 def test_an_untrained_network_of_which_all_learns_starts_as_it_is(place: Place) -> None:

@@ -36,7 +36,7 @@ from detransfer.strict import validate
 from detransfer.study import BackboneChoice
 from detransfer.takeover import take_over
 from detransfer.training import Fit, Run
-from detransfer.untrained import settle
+from detransfer.untrained import estimate_statistics, wake
 from detransfer.weights import read_header
 
 
@@ -54,7 +54,7 @@ class TrainingJob:
     def backbone(self, classes: int, recipe: BackboneRecipe) -> nn.Module:
         """Return the timm model with the starting weights loaded and the recipe's parts frozen.
 
-        What a recipe freezes of an untrained network is first settled on the images.
+        What a recipe freezes of an untrained network first gets the images' statistics.
         """
         model = build(self.architecture, classes, recipe.output_stride, recipe.deformable_groups)
         state, header = read_weights(self.start)
@@ -62,7 +62,9 @@ class TrainingJob:
         if header.get("kind") == "untrained" and (recipe.freeze or recipe.batch_norm == "frozen"):
             config: Any = model.pretrained_cfg
             views = CentralViews(self.index, *[config["input_size"][-1]] * 2)
-            settle(model, views, self.run.device)
+            if recipe.batch_norm == "frozen":
+                wake(model)
+            estimate_statistics(model, views, self.run.device)
         hold_still(model, recipe)
         return model
 

@@ -20,7 +20,7 @@ from detransfer.ranks import first
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.training_log import device_name
 from detransfer.training_run import architecture_of, use_machine
-from detransfer.untrained import settle
+from detransfer.untrained import estimate_statistics
 
 REMEDY = "Lower batch_size in the recipe of the features"
 
@@ -73,7 +73,7 @@ def write_recording(
         if untrained:
             learnt = CentralViews(index.split(*arguments.splits), recipe.size, recipe.resize)
             backbone: Any = network.backbone
-            settle(backbone, learnt, device, recipe.precision)
+            estimate_statistics(backbone, learnt, device, recipe.precision)
         views = CentralViews(part, recipe.size, recipe.resize)
         writer = record(network, views, recipe, state, device, workers)
     if not first():
