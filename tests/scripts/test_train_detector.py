@@ -285,10 +285,10 @@ def test_superclasses_are_given_exactly_where_the_recipe_groups(
     refused(given, "not a readable table of super-classes")
 
 
-def test_objects_outside_all_ranges_are_told_before_training(repository: Path, world: Path) -> None:
-    recipe = detection_recipe(chips={"scales": [{"long": 64, "valid_range": [60, None]}]})
+def test_objects_that_fit_no_chip_are_told_before_training(repository: Path, world: Path) -> None:
+    recipe = detection_recipe(chips={"scales": [{"factor": 6, "valid_range": [0, None]}]})
     path = write_recipe(world / "ranges.yaml", recipe)
     arguments = training_words(world, "refused", world / "backbone.safetensors", path)
-    with pytest.raises(InputError, match=r"no chip in 8 images: .*\(valid_range 60 to inf"):
+    with pytest.raises(InputError, match=r"no chip in 8 images: .*\(valid_range 0 to inf, and short"):
         call(repository / PROGRAM, arguments)
     assert not (world / "refused").exists()
