@@ -31,6 +31,7 @@ from detransfer.classification.probe import (
     few_shot,
     fit_probe,
     predict,
+    top1,
     training_data,
 )
 from detransfer.console import InputError, run
@@ -145,7 +146,6 @@ def curves(
 def fit_record(task: Task, probe: Probe, known: Data, seconds: float) -> dict[str, Any]:
     """Return what the fitting came to, for metrics.json; say where it did not converge."""
     solution = probe.solution
-    right = predict(known, solution.weights)[0] == task.known
     for point in (*(point.solution for point in probe.path), solution):
         if not point.converged:
             log.warning(
@@ -161,7 +161,8 @@ def fit_record(task: Task, probe: Probe, known: Data, seconds: float) -> dict[st
         "images": len(task.training),
         "dimension": task.features.shape[1],
         "seconds": round(seconds, 3),
-        "training_score": 100 * float(right.mean()),
+        "training_score": top1(known, solution.weights),
+        "best_training_score": max(point.training_top1 for point in probe.path),
         "penalty": solution.penalty,
         "objective": solution.objective,
         "gradient_norm": solution.gradient_norm,
@@ -198,6 +199,7 @@ def write_files(
         [
             {
                 "penalty": point.solution.penalty,
+                "training_top1": point.training_top1,
                 "held_out_top1": point.held_out_top1,
                 "objective": point.solution.objective,
                 "gradient_norm": point.solution.gradient_norm,

@@ -131,9 +131,9 @@ def test_a_path_is_solved_as_if_each_penalty_stood_alone() -> None:
             x, known[~held], model.coef_.T, model.intercept_, point.solution.penalty
         )
         assert point.solution.objective == pytest.approx(best, rel=1e-5)
-        judged = space.matrix(features, rows[held])
-        top1 = 100 * model.score(judged, known[held])
-        assert point.held_out_top1 == pytest.approx(top1, abs=100 / held.sum() + 1e-9)
+        for part, top1 in ((held, point.held_out_top1), (~held, point.training_top1)):
+            expected = 100 * model.score(space.matrix(features, rows[part]), known[part])
+            assert top1 == pytest.approx(expected, abs=100 / part.sum() + 1e-9)
 
 
 def test_the_penalty_is_the_best_on_the_held_out_fifth_and_of_equals_the_largest() -> None:

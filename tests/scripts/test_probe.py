@@ -144,6 +144,7 @@ def test_the_path_is_kept_and_says_what_was_chosen(probed: Path) -> None:
     assert chosen["held_out_top1"].item() == path["held_out_top1"].max()
     assert fit["converged"] and fit["gradient_norm"] <= 1e-5 and fit["dimension"] == 8
     assert fit["images"] == 60 and fit["training_score"] > 80
+    assert fit["best_training_score"] == pytest.approx(path["training_top1"].max(), abs=1e-3)
 
 
 def test_the_weights_work_on_the_features_as_recorded(probed: Path) -> None:

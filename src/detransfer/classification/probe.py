@@ -65,9 +65,10 @@ class Solution:
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One penalty of the path: its solution without the held-out fifth, and the accuracy there."""
+    """One penalty of the path: its solution without the held-out fifth, and its accuracies, %."""
 
     solution: Solution
+    training_top1: float
     held_out_top1: float
 
 
@@ -109,8 +110,8 @@ def fit_probe(
     weights = np.zeros((len(names), len(space.variances) + 1), np.float32)
     for penalty in recipe.penalties:
         solution = solve(fitted, weights, penalty, space.variances, recipe)
-        right = predict(judged, solution.weights)[0] == judged.class_ids
-        path.append(PathPoint(solution, 100 * float(right.mean()) if held.any() else 0.0))
+        scores = (top1(data, solution.weights) for data in (fitted, judged))
+        path.append(PathPoint(solution, *scores))
         weights = solution.weights
     best = max(path, key=lambda point: point.held_out_top1)  # of equals the largest penalty
     whole, chosen = select(np.ones(len(rows), bool)), best.solution
@@ -201,6 +202,12 @@ def predict(data: Data, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         losses, _, predicted[place] = _softmax(block, weights, data.class_ids[place])
         probability[place] = np.exp(-losses)
     return predicted, probability
+
+
+def top1(data: Data, weights: np.ndarray) -> float:
+    """Return the share of images given their own class, in percent; 0 of none."""
+    right = predict(data, weights)[0] == data.class_ids
+    return 100 * float(right.mean()) if len(right) else 0.0
 
 
 def few_shot(
