@@ -1,8 +1,11 @@
 # What pre-training on object detection buys, and what it costs.
 # Contents: the configuration, the rules of each stage, and what a whole study makes.
+import gc
+
 from snakemake.utils import min_version
 
 min_version("9.20")
+gc.freeze()  # Snakemake itself stays: to go through it again takes long before a dry run ends
 
 # A study given by --configfile stands alone; without one, the paper's is run.
 if "study" not in config:

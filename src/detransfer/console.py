@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -39,6 +40,7 @@ def run(main: Callable[[], None]) -> None:
 
     So is a full disk and what cannot be written to: what the file was before, it still is.
     """
+    gc.freeze()  # what is imported stays: to go through it, above all at the end, takes a second
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )

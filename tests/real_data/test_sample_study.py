@@ -32,30 +32,29 @@ STUDY = {  # over the sample's
     "seeds": [0],
     "recipes": "short",
     "targets": {
-        name: {"pretrainings": list(TRAINED)} for name in ("voc_detection", "voc_segmentation")
+        "voc_detection": {"pretrainings": list(TRAINED)},
+        "voc_segmentation": {"pretrainings": list(TRAINED)},
+        "coco_detection": {"pretrainings": ["imagenet_cls"]},
     },
     "datasets": {"caltech256": {"options": {"train_per_class": 10, "eval_total": 800}}},
 }
 # What is left of each recipe: one coarse scale, a few dozen steps.
+COARSE_CHIPS = {"scales": [{"long": 256, "valid_range": [0, None]}]}
+COARSE_VIEW = {
+    "scales": [{"long": 160, "valid_range": [0, None]}],
+    "proposals": 50,
+    "training_images": 10,
+}
 SHORT: dict[str, dict[str, Any]] = {
-    "pretrain_coco": {
-        "training": {"epochs": 0.5, "warmup_steps": 5},
-        "chips": {"scales": [{"long": 256, "valid_range": [0, None]}]},
+    "pretrain_coco": {"training": {"epochs": 0.5, "warmup_steps": 5}, "chips": COARSE_CHIPS},
+    **{
+        f"finetune_{target}": {
+            "training": {"epochs": 0.1, "warmup_steps": 5},
+            "chips": COARSE_CHIPS,
+        }
+        for target in ("voc_detection", "coco_detection")
     },
-    "finetune_voc_detection": {
-        "training": {"epochs": 0.1, "warmup_steps": 5},
-        "chips": {"scales": [{"long": 256, "valid_range": [0, None]}]},
-    },
-    "evaluate_voc_detection": {
-        "scales": [{"long": 160, "valid_range": [0, None]}],
-        "proposals": 50,
-        "training_images": 10,
-    },
-    "evaluate_coco": {
-        "scales": [{"long": 160, "valid_range": [0, None]}],
-        "proposals": 50,
-        "training_images": 10,
-    },
+    **{f"evaluate_{name}": COARSE_VIEW for name in ("voc_detection", "coco_detection", "coco")},
     "finetune_voc_segmentation": {
         "training": {"epochs": 1, "warmup_steps": 5},
         "images": {"short": 96, "long": 160},
@@ -148,6 +147,9 @@ def test_the_tables_are_complete(sample: Checkout) -> None:
     counts = counts.set_index(["dataset", "quantity"])["value"]
     assert counts["voc_detection", "eval_images"] == 963
     assert counts["coco", "train_objects"] == 929
+    coco = pd.read_csv(sample.folder / RESULTS / "coco_finetuning.csv")
+    assert set(coco.loc[coco["n"] > 0, "run"]) == {"imagenet_cls"}
+    assert set(coco["images"].dropna()) == {128}
     figure = pd.read_csv(sample.folder / RESULTS / "figure1.csv")
     for run in TRAINED:
         curve = figure[(figure["run"] == run) & (figure["n"] > 0)].sort_values("iou")["mean"]

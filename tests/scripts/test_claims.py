@@ -39,7 +39,7 @@ def write_run(folder: Path, task: str, pretraining: str, seed: int, training: fl
     path = folder / task / pretraining / str(seed)
     metrics = (Metric("top1", 100 * right.mean(), "%", IMAGES, 25.0, 100.0),)
     name = RunName(task, "caltech256", "caltech256", pretraining, seed)
-    fit = {"training_score": training}
+    fit = {"training_score": training, "best_training_score": training}
     write_metrics(path / "metrics.json", RunMetrics(name, metrics, fit, {"recipe": "r"}, {}))
     table = {"image_id": range(IMAGES), "class_id": truth}
     answers = pd.DataFrame({**table, "predicted": np.where(right, truth, (truth + 1) % 4)})
