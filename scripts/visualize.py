@@ -38,6 +38,7 @@ from detransfer.features.extract import load_frozen
 from detransfer.features.store import FeatureWriter
 from detransfer.files import atomic, digest, sha256
 from detransfer.imports import code_digest, imported_files
+from detransfer.locks import sole_writer
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.metrics import (
     Metric,
@@ -261,19 +262,20 @@ def main() -> None:
         fixed["probe"] = sha256(arguments.probe / "probe.safetensors")
     state = arguments.state / digest([json.dumps(fixed, sort_keys=True)])[:16]
     remedy = f"Lower batch_size in {arguments.recipe}"
-    with device_faults(device, f"looking at {arguments.weights}", remedy):
-        if header.get("kind") == "untrained":
-            learnt = index.split(*arguments.splits)
-            views = CentralViews(learnt, task.view.size, task.view.resize)
-            estimate_statistics(backbone, views, device, task.view.precision)
-        found = record(task, fold(backbone), state, device, workers)
-    table = numbers(task, found)
-    write_files(arguments.output, task, found, table)
-    name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)
-    origin = provenance(arguments.weights, header, code, device_name(device))
-    content = RunMetrics(RunName("visualization", *name), summary(table), {}, alike, origin)
-    write_metrics(arguments.output / "metrics.json", content)
-    shutil.rmtree(state)
+    with sole_writer(state):
+        with device_faults(device, f"looking at {arguments.weights}", remedy):
+            if header.get("kind") == "untrained":
+                learnt = index.split(*arguments.splits)
+                views = CentralViews(learnt, task.view.size, task.view.resize)
+                estimate_statistics(backbone, views, device, task.view.precision)
+            found = record(task, fold(backbone), state, device, workers)
+        table = numbers(task, found)
+        write_files(arguments.output, task, found, table)
+        name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)
+        origin = provenance(arguments.weights, header, code, device_name(device))
+        content = RunMetrics(RunName("visualization", *name), summary(table), {}, alike, origin)
+        write_metrics(arguments.output / "metrics.json", content)
+        shutil.rmtree(state)
 
 
 if __name__ == "__main__":
