@@ -10,7 +10,7 @@ from timm.models import save_for_hf
 
 from detransfer.backbone import build, load_backbone, read_weights
 from detransfer.console import InputError, run
-from detransfer.files import atomic
+from detransfer.files import atomic, whole_folder
 from detransfer.training_run import architecture_of
 
 DESCRIPTION = """\
@@ -43,19 +43,20 @@ def main() -> None:
     model = build(choice)
     load_backbone(model, arguments.backbone)
     own = {"tag": header["pretraining"], "license": "other", "origin_url": None}
-    save_for_hf(
-        model,
-        str(folder),
-        model_config={"pretrained_cfg": own},  # not those of timm's weights for the network
-        model_args=dict(choice.arguments),
-        safe_serialization=True,
-    )
-    shutil.copyfile(arguments.backbone, folder / WEIGHTS)  # the same weights, with their header
     text = arguments.card.read_text().replace(arguments.backbone.name, WEIGHTS)
-    with atomic(folder / "README.md") as temporary:
-        temporary.write_text(text)
-    if choice.file is not None:
-        shutil.copy(choice.file, folder)
+    with whole_folder(folder) as new:
+        save_for_hf(
+            model,
+            str(new),
+            model_config={"pretrained_cfg": own},  # not those of timm's weights for the network
+            model_args=dict(choice.arguments),
+            safe_serialization=True,
+        )
+        shutil.copyfile(arguments.backbone, new / WEIGHTS)  # the same weights, with their header
+        with atomic(new / "README.md") as temporary:
+            temporary.write_text(text)
+        if choice.file is not None:
+            shutil.copy(choice.file, new)
 
 
 if __name__ == "__main__":
