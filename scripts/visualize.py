@@ -49,7 +49,7 @@ from detransfer.report.metrics import (
 )
 from detransfer.strict import load_file
 from detransfer.training_log import device_name
-from detransfer.training_run import architecture_of, use_machine
+from detransfer.training_run import add_architecture, architecture_of, use_machine
 from detransfer.untrained import estimate_statistics
 from detransfer.visualization.activations import activation_maps, central_mask, enlarge
 from detransfer.visualization.coverage import area_share, best_iou, inside_share
@@ -98,6 +98,7 @@ def parse() -> argparse.Namespace:
     add("--target", required=True, help="name of the run's target, for the record")
     add("--dataset", required=True, help="name of the target's data set, for the record")
     add("--seed", type=int, required=True, help="seed of the probe, for the record")
+    add_architecture(parser)
     return parser.parse_args()
 
 
@@ -252,9 +253,11 @@ def main() -> None:
     device, workers = use_machine(arguments.threads)
     index = read_index(arguments.index)
     task = load_task(arguments, index)
-    backbone, header = load_frozen(arguments.weights, task.view.output_stride)
+    backbone, header = load_frozen(
+        arguments.weights, task.view.output_stride, arguments.architecture
+    )
     files = imported_files(Path(__file__), Path(detransfer.__file__).parent)
-    architecture = architecture_of(header, arguments.weights)
+    architecture = architecture_of(header, arguments.weights, arguments.architecture)
     code = code_digest([*files, *([architecture.file] if architecture.file else [])])
     alike = identify(arguments, task)
     fixed: dict[str, Any] = {**alike, "weights": sha256(arguments.weights), "code": code}

@@ -38,7 +38,7 @@ rule finetune_segmenter:
         "python scripts/train_segmenter.py --index {params.index} --splits {params.splits} "
         "--start {input.start} {params.offsets} --recipe {input.recipe} "
         "--seed {wildcards.seed} --state {params.state} --output {params.folder} "
-        "--threads {threads} 2> {log}"
+        "--threads {threads} {ARCHITECTURE} 2> {log}"
 
 
 rule segment:
@@ -69,7 +69,7 @@ rule segment:
     shell:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/segment.py --model {input.model} --index {params.index} "
-        "--split {params.split} --output {output} --threads {threads} 2> {log}"
+        "--split {params.split} --output {output} --threads {threads} {ARCHITECTURE} 2> {log}"
 
 
 rule evaluate_segmentation:

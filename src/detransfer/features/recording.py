@@ -21,7 +21,7 @@ from detransfer.locks import sole_writer
 from detransfer.ranks import first, largest
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.training_log import device_name
-from detransfer.training_run import architecture_of, use_machine
+from detransfer.training_run import add_architecture, architecture_of, use_machine
 from detransfer.untrained import estimate_statistics
 
 REMEDY = "Lower batch_size in the recipe of the features"
@@ -39,6 +39,7 @@ def recording_arguments(description: str) -> argparse.ArgumentParser:
     add("--state", type=Path, required=True, help="folder for unfinished recordings")
     add("--output", type=Path, required=True, help="folder to write")
     add("--threads", type=int, default=1, help="processor cores to use")
+    add_architecture(parser)
     return parser
 
 
@@ -59,7 +60,7 @@ def write_recording(
     index = read_index(arguments.index)
     splits = [*arguments.splits, *([arguments.eval_split] if arguments.eval_split else [])]
     part = index.split(*splits)
-    architecture = architecture_of(weights, arguments.weights)
+    architecture = architecture_of(weights, arguments.weights, arguments.architecture)
     code = imported_files(program, Path(__file__).parents[1])
     identity = {
         "index_digest": part.digest(),
