@@ -44,12 +44,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file is called an image; hidden ones (macOS's ``._a.jpg``) are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Return all images below the given paths, sorted; raises InputError where there are none."""
     found: set[Path] = set()
     for path in paths:
         if path.is_dir():
-            found.update(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found.update(p for p in path.rglob("*") if is_image(p))
         elif path.is_file():
             found.add(path)
         else:

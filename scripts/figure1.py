@@ -76,7 +76,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         panel.set_xticks(sorted(table["iou"].unique()))
     for unused in panels[len(targets) :]:
         unused.remove()
-    name_lines(figure, panels[0])
+    name_lines(figure)
     sns.despine(figure)
     return figure
 

@@ -143,7 +143,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
             axes.set_title(region if len(targets) == 1 else f"{target}: {region}")
     for axes in grid[-1]:
         axes.set(xlabel="width (pixels)", xlim=(0, WIDTHS + 1), xticks=range(0, WIDTHS + 1, 10))
-    name_lines(figure, grid[0, 0])
+    name_lines(figure)
     sns.despine(figure)
     return figure
 

@@ -67,7 +67,7 @@ def rules(checkout: Checkout) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def jobs(checkout: Checkout) -> list[dict[str, str]]:
     """The fields of every job of the paper's study, in Snakemake's words."""
-    result = checkout.snakemake("-n", "--cores", "8", "--resources", "gpu=8", "--", "all")
+    result = checkout.snakemake("-n", "--cores", "64", "--resources", "gpu=8", "--", "all")
     assert result.code == 0, result.output
     found = []
     for block in re.split(r"\n\n", result.output):
@@ -198,6 +198,14 @@ def test_jobs_ask_for_what_the_configuration_gives_them(
                 lease = f"python scripts/with_gpus.py --gpus {asked['gpu']} --expected "
                 assert job["command"].startswith(f"{lease}{asked['gpu']} -- python scripts/"), job
                 assert f"--threads {asked['threads']} " in job["command"], job
+
+
+@pytest.mark.parametrize(("cores", "threads"), [("8", 1), ("24", 3), ("128", 8)])
+def test_cores_are_shared_among_the_gpus(checkout: Checkout, cores: str, threads: int) -> None:
+    """So that eight trainings run side by side on eight GPUs, however few the cores are."""
+    words = ("-n", "--cores", cores, "--resources", "gpu=8", "--", "results/table2.csv")
+    given = re.findall(r"train_detector\.py .*--threads (\d+)", checkout.snakemake(*words).output)
+    assert set(given) == {str(threads)} and len(given) > 20
 
 
 def test_a_demand_that_snakemake_lowers_is_still_compared_with_the_configuration(

@@ -21,7 +21,7 @@ rule finetune_segmenter:
         target=one_of(STUDY.targets_of("segmentation")),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.train.threads
+    threads: TRAIN_CORES
     resources:
         gpu=STUDY.resources.train.gpu,
         mem_mb=STUDY.resources.train.mem_mb,
@@ -57,7 +57,7 @@ rule segment:
         target=one_of(STUDY.targets_of("segmentation")),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.predict.threads
+    threads: PREDICT_CORES
     resources:
         gpu=STUDY.resources.predict.gpu,
         mem_mb=STUDY.resources.predict.mem_mb,

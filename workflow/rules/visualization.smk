@@ -24,7 +24,7 @@ rule mask_out:
         dataset=one_of(MASKED_OUT),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.predict.threads
+    threads: PREDICT_CORES
     resources:
         gpu=ONE_GPU,
         mem_mb=STUDY.resources.predict.mem_mb,

@@ -208,4 +208,10 @@ class DetectionRecipe(Strict):
     def _maps_fit(self) -> DetectionRecipe:
         if self.features == "conv4+conv5" and self.backbone.output_stride > 16:
             raise ValueError("features: conv4+conv5 needs backbone.output_stride 16 or 8")
+        if self.chips.size % self.backbone.output_stride:
+            raise ValueError(
+                f"chips.size: {self.chips.size} is no multiple of backbone.output_stride "
+                f"({self.backbone.output_stride}), so that anchors would lie elsewhere in chips "
+                "than in whole images"
+            )
         return self
