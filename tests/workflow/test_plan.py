@@ -307,6 +307,13 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
         assert "--expected {params.gpu} -- python scripts/" in command, name
 
 
+def test_all_trainings_run_by_one_command(rules: dict[str, dict[str, Any]]) -> None:
+    kinds = ("pretrain_", "mine_", "finetune_", "search_")
+    trainings = {name: rule for name, rule in rules.items() if name.startswith(kinds)}
+    assert len(trainings) == 10
+    assert len({rule["command"] for rule in trainings.values()}) == 1
+
+
 def test_every_result_in_snakemakes_report_has_a_caption_a_category_and_labels(
     repository: Path,
 ) -> None:
