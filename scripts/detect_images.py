@@ -22,6 +22,7 @@ from detransfer.detection.predict import load_detector, predict
 from detransfer.device_faults import device_faults
 from detransfer.files import atomic
 from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.report.tables import write_table
 from detransfer.strict import load_file
 from detransfer.training_run import use_machine
 from detransfer.visualization.drawing import DrawnBox, class_colour, draw_boxes
@@ -110,8 +111,7 @@ def main() -> None:
         found = predict(detector, index, recipe, device, workers)
     found["path"] = index.images["path"].to_numpy()[found["image_id"]]
     found["name"] = np.array(classes)[found["class_id"]]
-    with atomic(arguments.output) as temporary:
-        found[["path", "name", "score", *BOX]].to_csv(temporary, index=False, float_format="%.6g")
+    write_table(arguments.output, found[["path", "name", "score", *BOX]])
     log.info("%d detections in %d images -> %s", len(found), len(paths), arguments.output)
     if arguments.drawings:
         sure = found[found["score"] >= arguments.draw_above]
