@@ -23,7 +23,9 @@ class ScaleRecipe(Strict):
     long: int | None = Field(None, gt=0, description="largest longer side, pixels")
     factor: float | None = Field(None, gt=0, description="plain factor instead of both")
     valid_range: Range = Field(
-        (0, None), description="sqrt(area) of objects it handles, original pixels; null: no end"
+        (0, None),
+        description="sqrt(area) of objects it handles, original pixels; null: no end. The lower "
+        "border belongs to it in training, the upper one in inference",
     )
 
     @model_validator(mode="after")
