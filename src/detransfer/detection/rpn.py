@@ -27,7 +27,7 @@ Targets = list[dict[str, Tensor]]
 class ScaleAwareRpn(RegionProposalNetwork):
     """torchvision's RPN with SNIPER's treatment of objects and proposals of the wrong size."""
 
-    def __init__(self, channels: int, stride: int, recipe: RpnRecipe) -> None:
+    def __init__(self, channels: int, recipe: RpnRecipe) -> None:
         anchors = AnchorGenerator((recipe.anchor_sizes,), (recipe.anchor_ratios,))
         head = RPNHead(channels, anchors.num_anchors_per_location()[0])
         if recipe.channels != channels:
