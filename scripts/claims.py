@@ -8,6 +8,7 @@ Before that it writes the controls: a verdict counts only where those of its sta
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +53,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="FOLDER", help="runs: metrics and predictions")
+    add("runs", nargs="*", type=Path, metavar="FOLDER", help="runs: metrics and predictions")
     add("--index", nargs=3, action="append", default=[], metavar=("TARGET", "FOLDER", "SPLIT"),
         help="index of a target and the split that it is tested on")  # fmt: skip
     add("--space", nargs=4, action="append", default=[],
@@ -100,9 +101,21 @@ def read_targets(
     spaces: dict[str, dict[str, tuple[Path, Path]]] = {}
     for dataset, name, clusters, embedding in arguments.space:
         spaces.setdefault(dataset, {})[name] = Path(clusters), Path(embedding)
-    starts = dict(arguments.start)
-    targets += [read_spaces(dataset, files, starts, unfit) for dataset, files in spaces.items()]
+    starts, names = dict(arguments.start), probed_targets(runs)
+    targets += [
+        read_spaces(names.get(dataset, dataset), dataset, files, starts, unfit)
+        for dataset, files in spaces.items()
+    ]
     return targets, [metrics for given in runs.values() for _, metrics in given]
+
+
+def probed_targets(runs: Mapping[str, Sequence[tuple[Path, RunMetrics]]]) -> dict[str, str]:
+    """Return the first target on each data set whose features are probed: its controls count."""
+    names: dict[str, str] = {}
+    for name, given in runs.items():
+        if any(metrics.run.task == "probe/conv5" for _, metrics in given):
+            names.setdefault(given[0][1].run.dataset, name)
+    return names
 
 
 def controls(

@@ -36,7 +36,7 @@ CONVENTION = "one central crop, images weighed alike (top1) or classes (mean_cla
 REMEDY = f"{BATCH} images were on it at once: lower images.size in the recipe"
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add("--model", type=Path, required=True, help="model.safetensors of train_classifier.py")
@@ -77,7 +77,7 @@ def read_fit(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     fit = read_fit(arguments.fit)
     device, workers = use_machine(arguments.threads)
     model, header = load_classifier(arguments.model, arguments.architecture)

@@ -73,7 +73,8 @@ def main() -> None:
     device, workers = use_machine(arguments.threads)
     index = read_index(arguments.index)
     training = read_index(arguments.training_index or arguments.index)
-    training = training.split(*arguments.training_splits).sample(recipe.training_images)
+    training = training.split(*arguments.training_splits).counted()
+    training = training.sample(recipe.training_images)
     parts = [
         (index.split(arguments.split), arguments.output),
         (training, arguments.training_output),

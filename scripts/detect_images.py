@@ -22,6 +22,7 @@ from detransfer.detection.predict import load_detector, predict
 from detransfer.device_faults import device_faults
 from detransfer.files import atomic
 from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.report.tables import write_table
 from detransfer.strict import load_file
 from detransfer.training_run import add_architecture, use_machine
 from detransfer.visualization.drawing import DrawnBox, class_colour, draw_boxes
@@ -45,12 +46,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file is called an image; hidden ones (macOS's ``._a.jpg``) are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Return all images below the given paths, sorted; raises InputError where there are none."""
     found: set[Path] = set()
     for path in paths:
         if path.is_dir():
-            found.update(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found.update(p for p in path.rglob("*") if is_image(p))
         elif path.is_file():
             found.add(path)
         else:
@@ -106,8 +112,7 @@ def main() -> None:
         found = predict(detector, index, recipe, device, workers)
     found["path"] = index.images["path"].to_numpy()[found["image_id"]]
     found["name"] = np.array(classes)[found["class_id"]]
-    with atomic(arguments.output) as temporary:
-        found[["path", "name", "score", *BOX]].to_csv(temporary, index=False, float_format="%.6g")
+    write_table(arguments.output, found[["path", "name", "score", *BOX]])
     log.info("%d detections in %d images -> %s", len(found), len(paths), arguments.output)
     if arguments.drawings:
         sure = found[found["score"] >= arguments.draw_above]

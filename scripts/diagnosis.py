@@ -51,7 +51,7 @@ SPARSE = {"frameon": False, "handlelength": 1.2, "columnspacing": 1.2}
 WIDTH, HEIGHT = 7.0, 4.4  # inches: two columns
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -188,7 +188,7 @@ def draw_lines(
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     write_table(arguments.csv, numbers(arguments.runs))
     figure = draw(pd.read_csv(arguments.csv))
     save_figure(figure, arguments.pdf, arguments.png)

@@ -53,7 +53,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
     )
     axes.set(xlabel="contrast of the objects", ylabel="top-1 of a probe (%)", ylim=(0, None))
     axes.set_xticks(sorted(table["contrast"].unique()))
-    name_lines(figure, axes)
+    name_lines(figure)
     sns.despine(figure)
     return figure
 

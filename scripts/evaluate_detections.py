@@ -136,7 +136,8 @@ def main() -> None:
     part = read_index(arguments.index).split(arguments.split)
     result = score(part, arguments.detections, recipe.metric)
     training = read_index(arguments.training_index or arguments.index)
-    training = training.split(*arguments.training_splits).sample(recipe.training_images)
+    training = training.split(*arguments.training_splits).counted()
+    training = training.sample(recipe.training_images)
     fitted = score(training, arguments.training_detections, recipe.metric)
     fit, header = read_run(arguments.fit, arguments.model)
     run_metrics = RunMetrics(

@@ -55,7 +55,7 @@ class Evaluated:
     without_void: int  # images
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add("--predictions", type=Path, required=True, help="predicted masks of segment.py")
@@ -208,7 +208,7 @@ def record(
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     cv2.setNumThreads(1)
     fit, header = read_run(arguments.fit, arguments.model)
     recipe = validate(SegmentationRecipe, header["recipe"], str(arguments.model)).images

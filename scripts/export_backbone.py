@@ -21,7 +21,7 @@ PREFIX = "backbone."
 OWN = ("classes", "pretraining")  # of the model's header: its outputs, and what it started from
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add("--model", type=Path, required=True, help="model.safetensors of a training")
@@ -43,7 +43,7 @@ def backbone_part(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     state, header = read_weights(arguments.model)
     model = build(architecture_of(header, arguments.model, arguments.architecture))
     fit_backbone(model, backbone_part(state, arguments.model), str(arguments.model))

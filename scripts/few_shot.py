@@ -76,7 +76,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         panel.minorticks_off()
         panel.set(xlabel=CURVES[curve], ylabel="top-1 (%)", ylim=(0, None))
         panel.set_title(target if down == 0 else "", fontsize=8)
-    name_lines(figure, grid[0, 0], 3 * len(targets))
+    name_lines(figure, 3 * len(targets))
     sns.despine(figure)
     return figure
 

@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 3.3, 2.6  # inches, of a panel: one column
 ACROSS = 2  # panels in a row: the width of a page
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="METRICS", help="metrics.json of detection runs")
@@ -76,7 +76,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         panel.set_xticks(sorted(table["iou"].unique()))
     for unused in panels[len(targets) :]:
         unused.remove()
-    name_lines(figure, panels[0])
+    name_lines(figure)
     sns.despine(figure)
     return figure
 
@@ -100,7 +100,7 @@ def draw_panel(axes: plt.Axes, table: pd.DataFrame, chosen: dict[str, Look]) -> 
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     write_table(arguments.csv, numbers(arguments.runs, arguments.published))
     figure = draw(pd.read_csv(arguments.csv))
     save_figure(figure, arguments.pdf, arguments.png)

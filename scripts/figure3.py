@@ -55,7 +55,7 @@ class Pair:
     index: Index
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add(
@@ -242,7 +242,7 @@ def legends(
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     pairs = [
         Pair(Path(own), Path(baseline), read_index(Path(index)).split(split))
         for own, baseline, index, split in arguments.pair

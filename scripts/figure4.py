@@ -34,7 +34,7 @@ METRICS = {"mIoU": mean_iou, "pixel_accuracy": pixel_accuracy}
 WIDTH, HEIGHT = 3.3, 1.7  # inches: one column, and a row of panels
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="FOLDER", help="runs: metrics and confusion")
@@ -143,7 +143,7 @@ def draw(table: pd.DataFrame) -> plt.Figure:
             axes.set_title(region if len(targets) == 1 else f"{target}: {region}")
     for axes in grid[-1]:
         axes.set(xlabel="width (pixels)", xlim=(0, WIDTHS + 1), xticks=range(0, WIDTHS + 1, 10))
-    name_lines(figure, grid[0, 0])
+    name_lines(figure)
     sns.despine(figure)
     return figure
 
@@ -191,7 +191,7 @@ def draw_lines(axes: plt.Axes, table: pd.DataFrame, chosen: dict[str, Look]) -> 
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     write_table(arguments.csv, numbers(arguments.runs, arguments.contrast))
     figure = draw(pd.read_csv(arguments.csv, dtype={"baseline": "str"}))
     save_figure(figure, arguments.pdf, arguments.png)

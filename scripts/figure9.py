@@ -134,7 +134,8 @@ def main() -> None:
     pairs = [*arguments.contrast, *arguments.control]
     table = pd.concat([numbers(each, pairs) for each in recorded])
     write_table(arguments.csv, table)
-    first = recorded[0]
+    # Drawn is the first target that has a contrast.
+    first = next((each for each in recorded if each.within(arguments.contrast)), recorded[0])
     contrasts = first.contrasts(arguments.contrast)
     chosen = choose(gains(first, contrasts))
     write_table(arguments.images, chosen.assign(target=first.target, rule=RULE))

@@ -29,7 +29,7 @@ UNCOUNTED = ".num_batches_tracked"
 INPUT = ("mean", "std")  # what a network subtracts and divides by, in its timm configuration
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add("--name", required=True, metavar="TIMM_NAME", help="network, by its timm name")
@@ -156,7 +156,7 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     choice = chosen_network(arguments)
     if arguments.untrained:
         torch.manual_seed(arguments.seed)

@@ -170,7 +170,7 @@ def draw(chips: ChipDataset, recipe: DetectionRecipe, arguments: argparse.Namesp
         layout="constrained",
     )
     stride = recipe.backbone.output_stride
-    rpn = ScaleAwareRpn(recipe.rpn.channels, stride, recipe.rpn)
+    rpn = ScaleAwareRpn(recipe.rpn.channels, recipe.rpn)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])

@@ -110,7 +110,7 @@ SECTIONS: dict[str, tuple[str, tuple[Item, ...]]] = {
         "Segmentation",
         (
             Grid("table4", BY_TARGET, "segmentation"),
-            Grid("table4_classes", Layout(("class",), ("pair",), {}), heading="class"),
+            Grid("table4_classes", Layout(("class",), ("target", "pair"), {}), heading="class"),
             Figure("figure3"),
             Figure("figure4"),
         ),

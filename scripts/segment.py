@@ -26,7 +26,7 @@ from detransfer.weights import check_classes
 REMEDY = f"{BATCH} images were on it at once: lower images.short and images.long in the recipe"
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--model", type=Path, required=True, help="model.safetensors of train_segmenter.py")
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     device, workers = use_machine(arguments.threads)
     model, header = load_segmenter(arguments.model, arguments.architecture)
     index = read_index(arguments.index).split(arguments.split)

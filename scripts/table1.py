@@ -15,7 +15,6 @@ from detransfer.data.index import Index, read_index
 from detransfer.files import atomic
 
 UNITS = {"K": 1e3, "M": 1e6}
-QUANTITIES = ["classes", "train_images", "eval_images", "train_objects", "eval_objects"]
 
 
 def parse() -> argparse.Namespace:

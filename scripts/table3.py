@@ -25,7 +25,7 @@ by truncation alone). Where a data set has no levels, what is known by truncatio
 CLASSES = {"": "labelled", "mean": "labelled_mean", "all": "all"}
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +47,7 @@ def split_names(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     runs = [read_metrics(path) for path in arguments.runs]
     # Not every data set has occlusion levels, and so every metric.
     names = list(dict.fromkeys(metric.name for each in runs for metric in each.metrics))

@@ -26,7 +26,7 @@ FEWEST = 5  # images with a class below which their resamples say nothing
 TASK, DATASET = "VOC segmentation", "voc_segmentation"  # in the paper's text, and here
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="FOLDER", help="runs: metrics and confusion")
@@ -87,7 +87,7 @@ def with_published(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     table = numbers(arguments.runs, arguments.contrast)
     write_table(arguments.output, with_published(table, arguments.published))
 

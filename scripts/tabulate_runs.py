@@ -20,7 +20,7 @@ run of ours stay, with n = 0. Runs of one target that were not measured alike ar
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse()
     summary = summarise([read_metrics(path) for path in arguments.runs], arguments.metrics)
     table = join_published(summary, read_published(arguments.published))
     write_table(arguments.output, table)

@@ -212,7 +212,9 @@ def numbers(task: Task, found: Rows) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame) -> tuple[Metric, ...]:
     """Return the means of the images' numbers, in percent; images without an object have none."""
-    floor = 100 * float(table["object_area"].mean()) if "object_area" in table else None
+    floor = None
+    if "object_area" in table:
+        floor = 100 * float(table.loc[table["best_iou"].notna(), "object_area"].mean())
     floors = dict.fromkeys(("inside_share", "best_iou", "trough_iou"), floor)
     known = (*floors, "probability", "mean_drop", "fragile_share")
     return tuple(

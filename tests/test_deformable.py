@@ -50,6 +50,20 @@ def test_equals_torchvision(groups: int, stride: int, padding: int, dilation: in
         assert own.abs().max() > 0
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_taps_stay_where_they_are_in_bfloat16(groups: int) -> None:
+    """Far from the corner, where bfloat16 knows halves of a cell alone."""
+    plain = nn.Conv2d(2, 2, 1, groups=groups, bias=False)
+    nn.init.constant_(plain.weight, groups / 2)
+    conv = DeformableConv(plain, 1)
+    with torch.no_grad():
+        conv.offset.bias[1] = 0.25  # type: ignore[index]
+    stripes = (torch.arange(120) % 2).float().expand(1, 2, 4, 120)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = conv(stripes)[..., :-1]
+    assert set(found.flatten().tolist()) == {0.25, 0.75}
+
+
 def test_a_stage_without_offsets_equals_the_plain_one() -> None:
     images = torch.randint(0, 256, (2, 3, 96, 64), dtype=torch.uint8)
     torch.manual_seed(0)

@@ -194,6 +194,25 @@ def test_is_fast_enough_to_run_at_every_start(
     assert imported_files(tmp_path / "program.py", kit) == files
 
 
+def test_dependencies_run_one_way_as_contributing_says(repository: Path) -> None:
+    source, text = repository / "src" / "detransfer", (repository / "CONTRIBUTING.md").read_text()
+    chain = re.search(r"one way: scripts ->(.*?)\.\n", text, re.DOTALL)
+    assert chain
+    layers = [re.findall(r"\w+", part) for part in re.sub(r"\(.*?\)", "", chain[1]).split("->")]
+    packages = {each.name for each in source.iterdir() if (each / "__init__.py").is_file()}
+    assert packages <= {name for layer in layers for name in layer}
+    above: set[str] = set()
+    for layer in layers:
+        above |= {*layer}
+        for name in layer:
+            files = [source / f"{name}.py", *(source / name).rglob("*.py")]
+            used = {
+                each for file in files if file.is_file() for each in imported_files(file, source)
+            }
+            found = {each.relative_to(source).parts[0].removesuffix(".py") for each in used}
+            assert name in found and not (above - {name}) & found, name
+
+
 def test_modules_said_to_be_loaded_stand_for_the_package(repository: Path) -> None:
     source = repository / "src" / "detransfer"
     program = repository / "scripts" / "index.py"

@@ -112,6 +112,7 @@ def test_valid_recipes_are_read(tmp_path: Path) -> None:
         ("1e-2", ".nan", "training.learning_rate: Input should be a finite number"),
         ("[1, 1.5]", "[0, 1]", "training.step_epochs.0: Input should be greater than 0"),
         ("schedule: step", "schedule: cosine", "training: step_epochs: given exactly when"),
+        ("[1, 1.5]", "[1, 9]", "training: step_epochs: 9 is no epoch of"),
         ("  step_epochs: [1, 1.5]\n", "", "training: step_epochs: given exactly when schedule"),
         (
             "batch_size: 16",
@@ -137,6 +138,7 @@ def test_training_faults_name_file_and_key(
         ("stride: [24, 40]", "stride: [40, 24]", "chips: stride: needs 0 < lowest <= highest < s"),
         ("stride: [24, 40]", "stride: [24, 127]", "chips: stride: needs 0 < lowest <= highest < s"),
         ("[30, null]", "[30, 20]", "chips.scales.1: valid_range: 30.0 to 20.0 is empty"),
+        ("  size: 128", "  size: 120", "chips.size: 120 is no multiple of backbone.output_stride"),
         ("[0, 40]", "[-1, 40]", "chips.scales.0: valid_range: begins at -1; sizes are 0 or more"),
         ("long: 128", "long: 128, short: 200", "chips.scales.1: short: needs `long`, and must not"),
         ("factor: 2.0", "factor: 2.0, short: 9", "chips.scales.0: short: needs `long`, and must"),

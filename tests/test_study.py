@@ -111,6 +111,11 @@ def test_a_target_is_fine_tuned_from_all_pretrainings_or_those_it_names() -> Non
         ),
         ("targets.caltech256.pretrainings", [], "targets.caltech256.pretrainings: Tuple should"),
         (
+            "targets.caltech256.pretrainings",
+            ["coco", "coco"],
+            "targets.caltech256.pretrainings: coco stands there twice",
+        ),
+        (
             "targets.coco",
             {"task": "detection", "dataset": "coco"},
             "targets.coco: a pre-training is called so too; rename one",

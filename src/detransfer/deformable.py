@@ -56,7 +56,8 @@ class DeformableConv(DeformConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, c, h, w) as the plain convolution would, at moved taps."""
-        offset = self.offset(x)
+        offset = self.offset(x)  # bfloat16 would round places far from the corner
+        offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
         if x.device.type == "cpu" and self.groups == 1:
             return self._gather(x, offset)
         moved: Tensor = deform_conv2d(
@@ -75,7 +76,7 @@ class DeformableConv(DeformConv2d):
         image = torch.arange(n, device=x.device).view(n, 1, 1, 1, 1, 1, 1) * height * width
         group = torch.arange(groups, device=x.device).view(1, 1, 1, groups, 1, 1, 1)
         place = (place + image) * groups + group
-        weight = row_weights[..., :, None] * column_weights[..., None, :]
+        weight = (row_weights[..., :, None] * column_weights[..., None, :]).to(x.dtype)
         vectors = x.permute(0, 2, 3, 1).reshape(n * height * width * groups, channels // groups)
         sampled = functional.embedding_bag(
             place.reshape(-1, 4), vectors, per_sample_weights=weight.reshape(-1, 4), mode="sum"

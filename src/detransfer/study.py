@@ -95,8 +95,8 @@ class Target(Strict):
         description="what is learnt"
     )
     dataset: Name = Field(description="the data set it is learnt on")
-    pretrainings: tuple[Name, ...] | None = Field(
-        None, min_length=1, description="those that are fine-tuned on it; null: all"
+    pretrainings: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] | None = Field(
+        None, description="those that are fine-tuned on it; null: all"
     )
 
 

@@ -58,6 +58,16 @@ def test_a_png_named_jpeg_is_read_by_its_content(tmp_path: Path) -> None:
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), scene()[:, :, ::-1].astype(np.uint16) * 256 + 128)
     close(decode(tmp_path / "a.png"), scene(), 1)
+    grey = scene()[:, :, 0]
+    Image.fromarray(grey.astype(np.uint16) * 256 + 128).save(tmp_path / "a.tif")
+    close(decode(tmp_path / "a.tif"), np.repeat(grey[:, :, None], 3, 2), 1)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_values_without_a_range_are_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(scene()[:, :, 0].astype(kind)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif: values of 32 bits"):
+        decode(tmp_path / "a.tif")
 
 
 def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:

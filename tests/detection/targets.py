@@ -18,11 +18,14 @@ def target(
     valid_range: tuple[float, float] = ANY,
     size: tuple[int, int] = (64, 64),
     key: int = 0,
+    classes: list[int] | None = None,
 ) -> dict[str, Any]:
     corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    labels = labels if labels is not None else [1] * len(corners)
     return {
         "boxes": corners,
-        "labels": torch.tensor(labels if labels is not None else [1] * len(corners)).long(),
+        "labels": torch.tensor(labels).long(),
+        "classes": torch.tensor(classes if classes is not None else labels).long(),
         "valid": torch.tensor(valid if valid is not None else [True] * len(corners)).bool(),
         "valid_range": torch.tensor(valid_range),
         "size": torch.tensor(size),

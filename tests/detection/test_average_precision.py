@@ -11,11 +11,12 @@ import pytest
 from detransfer.console import InputError
 from detransfer.data.index import OBJECT_TYPES, empty_objects
 from detransfer.detection.average_precision import (
+    Matches,
     VocConvention,
     average_precision,
+    judge,
     match,
     mean_over_classes,
-    precision_recall,
 )
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from tests.detection.voc_loop import VocLoop
@@ -64,6 +65,16 @@ def hand_case() -> tuple[pd.DataFrame, pd.DataFrame]:
     return objects, detections
 
 
+def precision_recall(matches: Matches, class_id: int) -> tuple[np.ndarray, ...]:
+    """Return row, score, recall and precision at IoU 0.5 after each detection that counts."""
+    right, ignored = judge(matches, 0.5)
+    places = np.arange(matches.bounds[class_id], matches.bounds[class_id + 1])
+    places = places[~np.isin(places, ignored)]
+    found = np.cumsum(np.isin(places, right))
+    recall, precision = found / matches.positives[class_id], found / np.arange(1, len(places) + 1)
+    return matches.row[places], matches.score[places], recall, precision
+
+
 @pytest.mark.parametrize(
     ("threshold", "strict", "ap07", "ap10"),
     [
@@ -80,11 +91,11 @@ def test_values_worked_by_hand(threshold: float, strict: bool, ap07: float, ap10
 
 
 def test_the_curve_worked_by_hand() -> None:
-    curve = precision_recall(match(*hand_case(), 1), 0, 0.5)
-    assert curve.row.tolist() == [1, 2, 5, 6, 0]
-    np.testing.assert_allclose(curve.score, [0.9, 0.8, 0.6, 0.5, 0.4], rtol=1e-6)
-    np.testing.assert_allclose(curve.recall, [1 / 3, 1 / 3, 2 / 3, 2 / 3, 1])
-    np.testing.assert_allclose(curve.precision, [1, 1 / 2, 2 / 3, 2 / 4, 3 / 5])
+    row, score, recall, precision = precision_recall(match(*hand_case(), 1), 0)
+    assert row.tolist() == [1, 2, 5, 6, 0]
+    np.testing.assert_allclose(score, [0.9, 0.8, 0.6, 0.5, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(recall, [1 / 3, 1 / 3, 2 / 3, 2 / 3, 1])
+    np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3, 2 / 4, 3 / 5])
 
 
 def test_three_of_ten_objects_are_recall_three_tenths() -> None:
@@ -218,9 +229,9 @@ def test_equal_to_pycocotools_where_the_rules_agree() -> None:
     coco = _coco_precision(truth, found)
     steps = np.linspace(0, 1, 101)
     for class_id in range(3):
-        curve = precision_recall(matches, class_id, 0.5)
-        envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
-        ours = np.append(envelope, 0)[np.searchsorted(curve.recall, steps)]
+        _, _, recall, precision = precision_recall(matches, class_id)
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        ours = np.append(envelope, 0)[np.searchsorted(recall, steps)]
         assert 0.05 < ours.mean() < 0.95
         np.testing.assert_allclose(ours, coco[:, class_id], rtol=0, atol=1e-12)
 

@@ -20,7 +20,6 @@ VOC_SCALES = (
     ChipScale(short=-1, long=512, valid_range=(120, math.inf)),
 )
 VOC = ChipPlan(VOC_SCALES)
-VOC_57 = ChipPlan(VOC_SCALES, stride=(57, 57))
 OPENIMAGES = ChipPlan(
     (ChipScale(factor=1.0, valid_range=(0, 300)), ChipScale(long=512, valid_range=(300, math.inf))),
     stride=(52, 59),

@@ -31,12 +31,13 @@ def test_a_class_is_present_absent_or_unknown() -> None:
     chips = [
         # class 1 valid and invalid: present; class 3 invalid alone: unknown; class 2 absent
         target([BOX] * 3, [1, 1, 3], [True, False, False]),
-        target([BOX] * 2, [IGNORED, 2], [False, True]),
+        # class 3 difficult alone: unknown; class 2 difficult and valid: present
+        target([BOX] * 3, [IGNORED, IGNORED, 2], [False, True, True], classes=[3, 2, 2]),
         target([]),
     ]
     present, known = presence(chips, 3)
     assert present.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
-    assert known.tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    assert known.tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
 
 
 def test_the_loss_is_cross_entropy_summed_over_known_classes() -> None:

@@ -104,7 +104,6 @@ def index(objects: pd.DataFrame) -> Index:
 @pytest.mark.parametrize("seed", range(3))
 def test_cocos_average_precision_of_resamples(seed: int) -> None:
     objects, detections = tables(seed)
-    objects["difficult"] = False  # COCO has none
     detections["score"] = np.random.default_rng(seed).random(len(detections))  # no ties
     counts = np.random.default_rng(seed).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 10)
     fast = resampled_coco(

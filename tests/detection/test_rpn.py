@@ -20,7 +20,7 @@ from tests.detection.targets import iou, random_boxes, target
 def rpn(**changes: Any) -> ScaleAwareRpn:
     values = {"channels": 8, "anchor_sizes": (16, 32), "border": 1e9, "batch_per_chip": 64}
     torch.manual_seed(0)
-    return ScaleAwareRpn(8, 16, RpnRecipe(**{**values, **changes}))
+    return ScaleAwareRpn(8, RpnRecipe(**{**values, **changes}))
 
 
 # Labels of anchors
@@ -197,7 +197,7 @@ def test_the_losses_are_torchvisions() -> None:
     labels, generator = labelled(3, 2), torch.Generator().manual_seed(3)
     objectness = torch.randn(180, 1, generator=generator)
     deltas, wanted = (torch.randn(180, 4, generator=generator) for _ in range(2))
-    rpn = ScaleAwareRpn(8, 16, RpnRecipe(anchor_sizes=(16,), batch_per_chip=16))
+    rpn = ScaleAwareRpn(8, RpnRecipe(anchor_sizes=(16,), batch_per_chip=16))
     rpn.fg_bg_sampler.keys = [1, 2, 3]
     arguments = (objectness, deltas, labels, list(wanted.split(60)))
     expected = RegionProposalNetwork.compute_loss(rpn, *arguments)

@@ -16,7 +16,15 @@ from detransfer.detection.chip_recipe import chip_plan, chip_scale
 from detransfer.detection.chips import Chip, ChipPlan, ChipScale
 from detransfer.detection.proposals import Proposals
 from detransfer.detection.rpn import IGNORED
-from detransfer.detection.train import LARGEST_SIDE, ChipDataset, Scenes, plan_epoch, scenes
+from detransfer.detection.train import (
+    LARGEST_SIDE,
+    ChipDataset,
+    Scenes,
+    check_plan,
+    chip_epochs,
+    plan_epoch,
+    scenes,
+)
 from detransfer.recipes.detection import ScaleRecipe
 from tests.detection.rectangles import COLOURS, TINY, detection_recipe, write_rectangles
 
@@ -234,9 +242,11 @@ def test_negative_chips_change_nothing_about_the_positive_ones(index: Index) -> 
     assert positives(both) == positives(ChipDataset(scenes(index), PLAN, PAD, 0, 0))
 
 
-def refused(index: Index, *scales: ChipScale, size: int = 64) -> str:
+def refused(index: Index, *scales: ChipScale) -> str:
+    plan = ChipPlan(scales, 64, (8, 12))
     with pytest.raises(InputError) as caught:
-        ChipDataset(scenes(index), ChipPlan(scales, size, (8, 12)), PAD, 0, 0)
+        check_plan(scenes(index), plan)
+        ChipDataset(scenes(index), plan, PAD, 0, 0)
     return str(caught.value)
 
 
@@ -246,8 +256,7 @@ def test_a_scale_that_enlarges_beyond_measure_names_the_image(index: Index) -> N
     factor = LARGEST_SIDE / widest + 0.01
     message = refused(index, ChipScale(factor=factor, valid_range=(0, 30)), ChipScale(long=64))
     assert f"{name}: {widest} x " in message and "chips.scales[0], more than 20000" in message
-    plan = ChipPlan((ChipScale(factor=factor - 0.02),), size=9000, stride=(900, 900))
-    ChipDataset(scenes(index), plan, PAD, 0, 0)
+    check_plan(scenes(index), ChipPlan((ChipScale(factor=factor - 0.02),), 9000, (900, 900)))
 
 
 def test_scales_in_the_wrong_order_are_refused(index: Index) -> None:
@@ -262,13 +271,20 @@ def test_a_range_beyond_what_chips_hold_is_refused(index: Index) -> None:
     message = refused(index, ChipScale(factor=2, valid_range=(27.5, 60)), ChipScale(long=64))
     assert "chips.scales[0]: its chips hold objects of up to 28 original pixels" in message
     assert "its valid_range begins at 27.5" in message
-    ChipDataset(
-        scenes(index),
-        ChipPlan((ChipScale(factor=2, valid_range=(27, 60)), ChipScale(long=64)), 64, (8, 12)),
-        PAD,
-        0,
-        0,
-    )
+    held = (ChipScale(factor=2, valid_range=(27, 60)), ChipScale(long=64))
+    check_plan(scenes(index), ChipPlan(held, 64, (8, 12)))
+
+
+def test_a_training_checks_its_plan_on_all_images_together(index: Index) -> None:
+    """The coarser scale may be the finer one for a small image alone."""
+    scales = [{"factor": 0.7, "valid_range": [0, 30]}, {"long": 60}]
+    recipe = detection_recipe(chips={"scales": scales})
+    chip_epochs(index, recipe.chips, build(TINY, 0, 16), 0)
+    small = int(index.images["width"][:12].idxmin())
+    one = scenes(index).part(slice(small, small + 1))
+    with pytest.raises(InputError, match="put the finest scale first"):
+        check_plan(one, chip_plan(recipe.chips))
+    ChipDataset(one, chip_plan(recipe.chips), PAD, 0, 0)  # as the inspector looks at it
 
 
 def test_objects_outside_all_ranges_are_told_from_no_objects(index: Index) -> None:

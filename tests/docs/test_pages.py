@@ -145,6 +145,13 @@ def test_the_program_of_the_how_to_makes_a_table(
     assert dict(zip(header, row, strict=True))["mean"] == "62"
 
 
+def test_the_example_of_the_how_to_is_none_of_the_programs() -> None:
+    text = (ROOT / "docs/how_to/analysis.md").read_text()
+    names = {*re.findall(r"scripts/(\w+)\.py|code\(\"(\w+)\"\)|^rule (\w+):", text, re.M)}
+    (name,) = {each for found in names for each in found if each}
+    assert not (ROOT / "scripts" / f"{name}.py").exists()
+
+
 def test_parameters_are_renamed_as_printed() -> None:
     rename = python_of("how_to/pretraining.md", "def rename")["rename"]
     assert rename({"encoder.stem.weight": 1, "layer1.bias": 2}) == {

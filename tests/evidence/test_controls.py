@@ -11,6 +11,7 @@ import pytest
 
 from detransfer.console import InputError
 from detransfer.evidence.controls import (
+    most_by_chance,
     rehearsal_rows,
     rival_rows,
     rivalries,
@@ -75,9 +76,25 @@ def test_rivals_that_differ_by_more_than_seeds_do_are_noticed() -> None:
     alike = Target("voc", "voc_detection", 300, table)
     (row,) = rival_rows(alike, DESIGN, STATEMENTS)
     assert row["value"] == 0 and row["holds"] == "yes"
-    far = {**close, "coco": flat(60, 66, 60)}
+    # Four of 16 pairs come out: more than chance makes of five in a hundred.
+    close = {name: flat(60, 60.2, 60.1, 60.2, 60) for name in close}
+    far = {**close, "coco": flat(60, 66, 60, 66, 60)}
     (row,) = rival_rows(Target("voc", "d", 9, {"mAP@0.5": far}), DESIGN, STATEMENTS)
-    assert row["holds"] == "no"
+    assert row["holds"] == "no" and row["value"] == 25
+
+
+def test_rivals_are_held_against_how_far_the_others_seeds_vary() -> None:
+    """Two seeds are enough: their difference is no part of its own yardstick."""
+    scores = {name: flat(60, 60.2) for name in ("cls", "other", "another")}
+    apart = {**scores, "coco": flat(60, 70)}
+    found = [each.low > 0 or each.high < 0 for each in rivals(apart, DESIGN)]
+    assert found == [False, False, False, True]
+    assert list(rivals({"coco": flat(60, 70)}, DESIGN)) == []
+
+
+def test_what_chance_makes_of_so_many_rivals() -> None:
+    assert [most_by_chance(n) for n in (1, 5, 10, 20)] == [100, 20, 20, 15]
+    assert most_by_chance(1000) == pytest.approx(6.4)
 
 
 def test_of_a_single_seed_no_rivals_are_run_and_nothing_is_said() -> None:
@@ -99,7 +116,7 @@ def test_of_a_single_seed_no_rivals_are_run_and_nothing_is_said() -> None:
 
 
 def test_rivals_are_pairs_of_seeds_and_each_pair_of_twins_once() -> None:
-    scores = {"cls": flat(60, 60.2), "coco": flat(66), "again": flat(67), "third": flat(69)}
+    scores = {"cls": flat(60, 60.2), "coco": flat(66, 66.3), "again": flat(67), "third": flat(69)}
     two = replace(DESIGN, twins={"coco": "again", "again": "coco"})
     three = replace(DESIGN, twins={"coco": "again", "again": "third", "third": "coco"})
     absent = replace(DESIGN, twins={"coco": "elsewhere", "elsewhere": "coco"})
@@ -107,8 +124,8 @@ def test_rivals_are_pairs_of_seeds_and_each_pair_of_twins_once() -> None:
     def found(design: Design) -> list[float]:
         return sorted(round(abs(each.value), 3) for each in rivals(scores, design))
 
-    assert found(DESIGN) == found(absent) == [0.2]
-    assert found(two) == [0.2, 1] and found(three) == [0.2, 1, 2, 3]
+    assert found(DESIGN) == found(absent) == [0.2, 0.3]
+    assert found(two) == [0.2, 0.3, 0.85] and found(three) == [0.2, 0.3, 0.85, 2, 2.85]
 
 
 def test_rehearsals_find_nothing_in_nothing_and_what_was_planted() -> None:
@@ -138,6 +155,14 @@ def write_run(folder: Path, found: RunMetrics, table: np.ndarray) -> Path:
     frame = pd.DataFrame(table.T, columns=["class_id", "predicted"])
     frame.to_parquet(folder / "predictions.parquet", index=False)
     return folder
+
+
+def test_a_single_draw_of_permuted_labels_is_none(tmp_path: Path) -> None:
+    """As an interrupted `make controls` leaves it: it makes no claim invalid."""
+    folder = write_run(tmp_path, metrics("probe/conv5", "cls", 80.0), answers(0.3, 0))
+    (row,) = shuffled_rows("shuffled_probe", [folder])
+    assert (row["target"], row["holds"]) == ("caltech", "not run")
+    assert verdicts(pd.DataFrame([row], columns=COLUMNS)) == []
 
 
 @pytest.mark.parametrize(("right", "holds"), [(0.0, "yes"), (0.2, "no")])

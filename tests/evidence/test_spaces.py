@@ -76,17 +76,17 @@ def test_spaces_of_a_data_set(tmp_path: Path) -> None:
         "coco": write_space(tmp_path, "coco", clusters(3, True), 0.25),
         "cls": write_space(tmp_path, "cls", clusters(3, False), 0.75),
     }
-    found = read_spaces("caltech256", folders, {"coco": "cls", "absent": "cls"})
+    found = read_spaces("caltech", "caltech256", folders, {"coco": "cls", "absent": "cls"})
     assert found.images == IMAGES and found.dataset == "caltech256"
     alike = found.scores["neighbours alike"]["coco"][0]
     assert float(alike.value) == 25 and alike.images == IMAGES
     assert set(found.scores["same cluster"]) == {"coco"}
     assert found.unfit == frozenset()
-    start = read_spaces("caltech256", folders, {"coco": "cls"}, {"cls"}).unfit
+    start = read_spaces("caltech", "caltech256", folders, {"coco": "cls"}, {"cls"}).unfit
     assert start == {("neighbours alike", "cls"), ("same cluster", "coco")}
-    own = read_spaces("caltech256", folders, {"coco": "cls"}, {"coco"}).unfit
+    own = read_spaces("caltech", "caltech256", folders, {"coco": "cls"}, {"coco"}).unfit
     assert own == {("neighbours alike", "coco"), ("same cluster", "coco")}
     other = SpaceClusters(IDS + 1, clusters(3, True).labels)
     folders["other"] = write_space(tmp_path, "other", other, 0.5)
     with pytest.raises(InputError, match="other images"):
-        read_spaces("caltech256", folders, {})
+        read_spaces("caltech", "caltech256", folders, {})

@@ -142,6 +142,15 @@ def test_published_numbers_stand_beside_every_target_on_their_data_set_and_no_ot
     assert len(table) == 7
 
 
+def test_published_quality_stands_beside_its_own_pretraining_alone() -> None:
+    """Not beside its twin, which is a target on the same data set."""
+    runs = [made(name, 0, 40.0, target=name) for name in ("coco", "coco_again")]
+    table = join_published(summarise(runs, ["mAP@0.5"]), PUBLISHED).set_index("run")
+    assert table.loc["coco", ["target", "published", "n"]].tolist() == ["coco", 86.8, 1]
+    assert table.loc["coco_again", "n"] == 1 and pd.isna(table.loc["coco_again", "published"])
+    assert pd.isna(table.loc["imagenet_cls", "target"]) and len(table) == 4
+
+
 def test_published_numbers_on_another_data_set_have_no_target() -> None:
     table = join_published(summarise([made("coco", 0, 40.0, "cats")], ["mAP@0.5"]), PUBLISHED)
     paper, ours = table[table["dataset"] == "voc"], table[table["dataset"] == "cats"]

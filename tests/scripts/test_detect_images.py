@@ -88,6 +88,16 @@ def test_pictures_show_the_sure_detections(world: Path, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(plain), np.asarray(after))
 
 
+def test_hidden_files_are_no_images(world: Path, tmp_path: Path) -> None:
+    """Such as those that macOS leaves beside others."""
+    source = next((world / "images").iterdir())
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    (tmp_path / f"._{source.name}").write_bytes(b"Mac OS X")
+    (tmp_path / "folder.png").mkdir()
+    call(PROGRAM, words(world, tmp_path / "found.csv", tmp_path))
+    assert (tmp_path / "found.csv").is_file()
+
+
 def test_no_image_is_said_so(world: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no image found; its name should end in one of \.jpg"):
         call(PROGRAM, words(world, tmp_path / "found.csv", tmp_path))

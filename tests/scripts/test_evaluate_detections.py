@@ -44,7 +44,7 @@ def world(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder / "train.yaml", detection_recipe(training={"epochs": 0.5}))
     call(repository / "scripts/train_detector.py", training_words(folder, "run", start, recipe))
     write_recipe(folder / "recipe.yaml", inference_recipe(metric=VOC, training_images=6))
-    training = index.split("train").sample(6)
+    training = index.split("train").counted().sample(6)
     truth = {"truth": index.split("test").objects, "training": training.objects}
     for name, objects in truth.items():
         write_detections(folder / f"{name}.parquet", objects.assign(score=0.5), list(COLOURS))
@@ -179,7 +179,7 @@ def test_detections_of_other_classes_are_refused(
     index = read_index(evaluation.world / "index")
     parts = {
         "detections": index.split("test"),
-        "training_detections": index.split("train").sample(6),
+        "training_detections": index.split("train").counted().sample(6),
     }
     objects = parts[place].objects
     write_detections(tmp_path / "other.parquet", objects.assign(score=1), names)

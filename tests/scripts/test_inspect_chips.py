@@ -104,7 +104,7 @@ def test_titles_and_boxes_say_what_the_chips_hold(program: dict[str, Any], world
 def test_anchors_are_labelled_as_in_training(program: dict[str, Any], world: Path) -> None:
     chips, _ = opened(program, world, "1")
     target = chips[0].target
-    rpn = ScaleAwareRpn(RECIPE.rpn.channels, 16, RECIPE.rpn)
+    rpn = ScaleAwareRpn(RECIPE.rpn.channels, RECIPE.rpn)
     anchors, labels = program["anchor_labels"](rpn, 16, target, 64)
     seen: list[np.ndarray] = []
 

@@ -67,7 +67,7 @@ def rules(checkout: Checkout) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def jobs(checkout: Checkout) -> list[dict[str, str]]:
     """The fields of every job of the paper's study, in Snakemake's words."""
-    result = checkout.snakemake("-n", "--cores", "8", "--resources", "gpu=8", "--", "all")
+    result = checkout.snakemake("-n", "--cores", "64", "--resources", "gpu=8", "--", "all")
     assert result.code == 0, result.output
     found = []
     for block in re.split(r"\n\n", result.output):
@@ -200,6 +200,14 @@ def test_jobs_ask_for_what_the_configuration_gives_them(
                 assert f"--threads {asked['threads']} " in job["command"], job
 
 
+@pytest.mark.parametrize(("cores", "threads"), [("8", 1), ("24", 3), ("128", 8)])
+def test_cores_are_shared_among_the_gpus(checkout: Checkout, cores: str, threads: int) -> None:
+    """So that eight trainings run side by side on eight GPUs, however few the cores are."""
+    words = ("-n", "--cores", cores, "--resources", "gpu=8", "--", "results/table2.csv")
+    given = re.findall(r"train_detector\.py .*--threads (\d+)", checkout.snakemake(*words).output)
+    assert set(given) == {str(threads)} and len(given) > 20
+
+
 def test_a_demand_that_snakemake_lowers_is_still_compared_with_the_configuration(
     checkout: Checkout,
 ) -> None:
@@ -322,6 +330,13 @@ def test_everything_that_may_use_a_gpu_holds_a_lease(rules: dict[str, dict[str, 
         command = rules[name]["command"]
         assert command.startswith("python scripts/with_gpus.py --gpus {resources.gpu} "), name
         assert "--expected {params.gpu} -- python scripts/" in command, name
+
+
+def test_all_trainings_run_by_one_command(rules: dict[str, dict[str, Any]]) -> None:
+    kinds = ("pretrain_", "mine_", "finetune_", "search_")
+    trainings = {name: rule for name, rule in rules.items() if name.startswith(kinds)}
+    assert len(trainings) == 10
+    assert len({rule["command"] for rule in trainings.values()}) == 1
 
 
 def test_every_result_in_snakemakes_report_has_a_caption_a_category_and_labels(

@@ -281,6 +281,18 @@ def test_claims_are_tested_and_controls_are_run(tiny: Checkout) -> None:
     assert absent == {"shuffled_finetuning", "destroyed", "dial", "worlds"} | one_seed
 
 
+def test_tables_have_the_columns_that_the_page_names(tiny: Checkout, repository: Path) -> None:
+    page = (repository / "docs/reference/files.md").read_text()
+    rows = page.split("### Other tables and figures")[1].split("\n## ")[0]
+    named = dict(re.findall(r"^\| `(\w+\.csv)`[^|]*\|[^|]*\|(.*)\|$", rows, re.M))
+    assert len(named) == 21
+    del named["dial.csv"]  # which `make controls` makes
+    for name, cell in named.items():
+        columns = pd.read_csv(tiny.folder / "results/tiny" / name, nrows=0).columns
+        own = [column for column in columns if column not in PRETRAININGS]
+        assert own == re.findall(r"`(\w+)`", cell), name
+
+
 def test_every_run_says_what_it_is_and_whose_weights_it_started_from(tiny: Checkout) -> None:
     files = sorted((tiny.folder / "results" / "tiny").glob("*/*/*/seed0/metrics.json"))
     assert len(files) == DETECTED + SEGMENTED + RUNS

@@ -44,7 +44,7 @@ def metric_of(name):
     return RECIPES[f"evaluate_{name}"].metric.kind
 
 
-def controls():
+def matched_controls():
     """The options of a comparison: each pre-training on detection with its matched control."""
     return [f"--control {given.of} {name}" for name, given in STUDY.matched.items()]
 

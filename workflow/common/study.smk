@@ -50,6 +50,21 @@ GIVEN = [name for name in STUDY.pretrainings if name not in TRAINED]
 GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{name}"]) > 1]
 
 
+def cores_of(asked):
+    """What a rule gives a job that may hold GPUs: as many cores as its resources ask for.
+
+    Fewer where the machine has fewer for each GPU, so that no GPU waits for cores.
+    """
+    limits = {name: workflow.global_resources.get(name) for name in ("_cores", "gpu")}
+    cores, gpus = (limit and limit.value for limit in limits.values())
+    share = cores * asked.gpu // gpus if cores and gpus and asked.gpu else asked.threads
+    return max(1, min(asked.threads, share))
+
+
+TRAIN_CORES = cores_of(STUDY.resources.train)
+PREDICT_CORES = cores_of(STUDY.resources.predict)
+
+
 # A scheduler that stops a job signals every process. Without the trap the shell would end at once,
 # Snakemake after it, and with them the training, before its state is saved.
 shell.prefix("set -euo pipefail; trap : TERM; ")

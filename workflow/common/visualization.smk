@@ -14,7 +14,24 @@ def by_dataset(targets):
 MASKED_OUT = by_dataset(PROBED)
 VISUALIZED = by_dataset([*PROBED, *STUDY.targets_of("segmentation")]) if CLASSIFIED else {}
 WITH_MASKS = [name for name in VISUALIZED if name not in MASKED_OUT]
-ACTIVE_IN = [*WITH_MASKS, *VISUALIZED][:1]  # in Figure 8, which says so where there are no masks
+
+
+
+def looked_at(dataset):
+    """The pre-trainings whose maps of a data set's test images are made."""
+    if dataset in MASKED_OUT:
+        return STUDY.fine_tuned(MASKED_OUT[dataset])
+    return STUDY.pretrainings  # a map of activations needs no probe
+
+
+def contrasted(datasets):
+    """The data sets on which a pre-training on detection and its start are both looked at."""
+    pairs = [set(pair) for pair in STUDY.contrasts.items()]
+    return [name for name in datasets if any(pair <= set(looked_at(name)) for pair in pairs)]
+
+
+# In Figure 8, which says so where there are no masks.
+ACTIVE_IN = contrasted([*WITH_MASKS, *VISUALIZED])[:1]
 WITH_OBJECTS = [name for name, target in MASKED_OUT.items() if target not in CLASSIFIED]
 
 
@@ -30,11 +47,7 @@ def visualized(datasets, file):
     return [
         RESULTS / "visualization" / dataset / name / file
         for dataset in datasets
-        for name in (
-            STUDY.fine_tuned(MASKED_OUT[dataset])
-            if dataset in MASKED_OUT
-            else STUDY.pretrainings  # a map of activations needs no probe
-        )
+        for name in looked_at(dataset)
     ]
 
 

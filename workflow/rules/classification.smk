@@ -76,7 +76,7 @@ rule classify:
         target=one_of(STUDY.targets_of("classification")),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.predict.threads
+    threads: PREDICT_CORES
     resources:
         gpu=STUDY.resources.predict.gpu,
         mem_mb=STUDY.resources.predict.mem_mb,

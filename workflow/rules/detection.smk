@@ -75,7 +75,7 @@ rule detect:
         target=one_of(STUDY.targets_of("detection")),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.predict.threads
+    threads: PREDICT_CORES
     resources:
         gpu=STUDY.resources.predict.gpu,
         mem_mb=STUDY.resources.predict.mem_mb,

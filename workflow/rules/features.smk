@@ -19,7 +19,7 @@ rule extract_features:
         pretraining=one_of(name for name in STUDY.pretrainings if name not in STUDY.detectors),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.predict.threads
+    threads: PREDICT_CORES
     resources:
         gpu=STUDY.resources.predict.gpu,
         mem_mb=STUDY.resources.predict.mem_mb,

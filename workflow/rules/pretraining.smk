@@ -50,7 +50,7 @@ rule pretrain_classifier:
     priority: 50  # everything else waits for it
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.train.threads
+    threads: TRAIN_CORES
     resources:
         gpu=STUDY.resources.train.gpu,
         mem_mb=STUDY.resources.train.mem_mb,

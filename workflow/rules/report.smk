@@ -11,8 +11,10 @@ rule claims:
         indices=[index_files(target.dataset) for target in STUDY.targets.values()],
         published=sorted(STUDY.published.glob("*.csv")),
         lines=lines(),
-        shuffled=permuted("probe"),
-        refined=[file for file in permuted("finetuning", "metrics.json") if file.exists()],
+        shuffled_probes=permuted("probe"),
+        shuffled_finetunings=[
+            file for file in permuted("finetuning", "metrics.json") if file.exists()
+        ],
         dial=RESULTS / "dial.csv" if dial_points() else [],
         blank=[folder / "metrics.json" for folder in blank_runs()],
         worlds=other_worlds("*_only/claims.csv"),
@@ -55,8 +57,8 @@ rule claims:
         indices=tested_targets(),
         design=design(),
         fits=[f"--pretraining {name} {file}" for name, file in fits().items()],
-        shuffled=[f"--shuffled-probe {folder / 'conv5'}" for folder in permuted("probe")],
-        refined=[
+        shuffled_probes=[f"--shuffled-probe {folder / 'conv5'}" for folder in permuted("probe")],
+        shuffled_finetunings=[
             f"--shuffled-finetuning {folder}"
             for folder in permuted("finetuning")
             if (folder / "metrics.json").exists()
@@ -67,8 +69,9 @@ rule claims:
     shell:
         "python scripts/claims.py {params.runs} {params.layers} {params.maps} {params.indices} "
         "{params.spaces} {params.design} {params.fits} --published {params.published} "
-        "--lines {input.lines} {params.shuffled} {params.refined} {params.dial} {params.blank} "
-        "{params.worlds} --controls {output.controls} --output {output.claims} 2> {log}"
+        "--lines {input.lines} {params.shuffled_probes} {params.shuffled_finetunings} "
+        "{params.dial} {params.blank} {params.worlds} --controls {output.controls} "
+        "--output {output.claims} 2> {log}"
 
 
 rule report:

@@ -2,7 +2,7 @@
 SEGMENTATION = RESULTS / "segmentation" / "{target}" / "{pretraining}" / "seed{seed}"
 
 
-rule finetune_segmenter:
+use rule pretrain_classifier as finetune_segmenter with:
     input:
         unpack(target_index),
         start=lambda wildcards: backbone(wildcards.pretraining),
@@ -18,27 +18,19 @@ rule finetune_segmenter:
     benchmark:
         TIMES / "finetune_segmenter" / "{target}" / "{pretraining}" / "seed{seed}.tsv"
     wildcard_constraints:
+        pretraining=one_of(STUDY.pretrainings),
         target=one_of(STUDY.targets_of("segmentation")),
-    conda:
-        "../../envs/torch.yaml"
-    threads: STUDY.resources.train.threads
-    resources:
-        gpu=STUDY.resources.train.gpu,
-        mem_mb=STUDY.resources.train.mem_mb,
-        runtime=STUDY.resources.train.runtime,
+    cache: False
+    priority: 0
     params:
+        program="train_segmenter",
         gpu=STUDY.resources.train.gpu,
         index=target_index_folder,
         splits=lambda wildcards: target_dataset(wildcards).train_splits,
-        offsets=lambda wildcards, input: f"--offsets {input.offsets}" if input.offsets else "",
+        seed="{seed}",
         state=str(STATE / "segmentation" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
-    shell:
-        "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
-        "python scripts/train_segmenter.py --index {params.index} --splits {params.splits} "
-        "--start {input.start} {params.offsets} --recipe {input.recipe} "
-        "--seed {wildcards.seed} --state {params.state} --output {params.folder} "
-        "--threads {threads} {ARCHITECTURE} 2> {log}"
+        more=lambda wildcards, input: f"--offsets {input.offsets}" if input.offsets else "",
 
 
 rule segment:
@@ -57,7 +49,7 @@ rule segment:
         target=one_of(STUDY.targets_of("segmentation")),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.predict.threads
+    threads: PREDICT_CORES
     resources:
         gpu=STUDY.resources.predict.gpu,
         mem_mb=STUDY.resources.predict.mem_mb,

@@ -24,14 +24,14 @@ rule mask_out:
         dataset=one_of(MASKED_OUT),
     conda:
         "../../envs/torch.yaml"
-    threads: STUDY.resources.predict.threads
+    threads: PREDICT_CORES
     resources:
         gpu=ONE_GPU,
         mem_mb=STUDY.resources.predict.mem_mb,
         runtime=STUDY.resources.predict.runtime,
     params:
         gpu=ONE_GPU,
-        index=lambda wildcards: index_folder(wildcards.dataset),
+        index=index_place,
         splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
         split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
         target=lambda wildcards: VISUALIZED[wildcards.dataset],
@@ -70,7 +70,7 @@ use rule mask_out as map_activations with:
         dataset=one_of(set(VISUALIZED) - set(MASKED_OUT)),
     params:
         gpu=ONE_GPU,
-        index=lambda wildcards: index_folder(wildcards.dataset),
+        index=index_place,
         splits=lambda wildcards: DATASETS[wildcards.dataset].train_splits,
         split=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
         target=lambda wildcards: VISUALIZED[wildcards.dataset],
@@ -109,7 +109,7 @@ rule figure8:
         runs=visualized(ACTIVE_IN, ""),
         targets=visualized_targets(ACTIVE_IN),
         objects=[f"--objects {index_folder(name)}" for name in WITH_OBJECTS],
-        contrasts=contrasts() + controls(),
+        contrasts=contrasts() + matched_controls(),
     shell:
         "python scripts/figure8.py {params.runs} {params.targets} {params.objects} "
         "--view {input.view} {params.contrasts} --csv {output.table} --images {output.chosen} "
@@ -144,7 +144,7 @@ rule figure9:
     params:
         runs=visualized(MASKED_OUT, ""),
         targets=visualized_targets(MASKED_OUT),
-        contrasts=contrasts() + controls(),
+        contrasts=contrasts() + matched_controls(),
     shell:
         "python scripts/figure9.py {params.runs} {params.targets} --view {input.view} "
         "--recipe {input.recipe} {params.contrasts} --csv {output.table} "

@@ -113,6 +113,13 @@ class Index:
                 raise InputError(f"{self.root}: split {name!r} is empty; the index has: {known}")
         return self._part(np.flatnonzero(self.images["split"].isin(names)))
 
+    def counted(self) -> Index:
+        """Return the images with an object that counts in evaluation; all where there is none."""
+        index = self.in_order()
+        counts = ~index.objects[["difficult", "crowd"]].any(axis=1)
+        rows = np.unique(_image_rows(index.images, index.objects[counts]))
+        return index._part(rows) if len(rows) else index
+
     def sample(self, count: int) -> Index:
         """Return ``count`` images at most, spread over the data set, the same in every call."""
         rows = np.random.default_rng(0).permutation(len(self.images))[:count]

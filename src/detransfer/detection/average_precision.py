@@ -71,19 +71,6 @@ class AveragePrecision:
     ap10: np.ndarray
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Precision and recall after each detection that is not ignored, by falling score, all (k,).
-
-    ``row`` is the detection's row in its table. Recall is NaN for a class without positives.
-    """
-
-    row: np.ndarray
-    score: np.ndarray
-    recall: np.ndarray
-    precision: np.ndarray
-
-
 def match(
     objects: pd.DataFrame,
     detections: pd.DataFrame,
@@ -153,26 +140,10 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
         return np.where(known, values, 0).sum(0) / known.sum(0)
 
 
-def precision_recall(matches: Matches, class_id: int, threshold: float) -> Curve:
-    """Return the precision-recall curve of one class at one IoU threshold."""
-    start, stop = matches.bounds[class_id], matches.bounds[class_id + 1]
-    true_positives, ignored = judge(matches, threshold)
-    right = np.zeros(len(matches.row), bool)
-    right[true_positives] = True
-    kept = np.ones(len(matches.row), bool)
-    kept[ignored] = False
-    places = start + np.flatnonzero(kept[start:stop])
-    found = np.cumsum(right[places])
-    with np.errstate(invalid="ignore"):
-        recall = found / np.float64(matches.positives[class_id])
-    precision = found / np.arange(1, len(places) + 1)
-    return Curve(matches.row[places], matches.score[places], recall, precision)
-
-
 def judge(matches: Matches, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the places in ``matches`` of the true positives and of the ignored detections, rising.
 
-    All other detections are false positives. ``threshold`` must be above 0.
+    All other detections are false positives. Raises InputError for a threshold of 0 or less.
     """
     if not threshold > 0:
         raise InputError(f"IoU threshold {threshold}: must be above 0")

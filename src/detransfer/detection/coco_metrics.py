@@ -56,7 +56,10 @@ def open_images_average_precision(index: Index, detections: pd.DataFrame) -> np.
 
 
 def verified(index: Index, detections: pd.DataFrame) -> np.ndarray:
-    """Return which detections (n,) are of a class that their image has or is known not to have."""
+    """Return which detections (n,) are of a class that their image has or is known not to have.
+
+    Raises InputError for an index without verified negatives.
+    """
     if index.negatives is None:
         raise InputError(
             f"{index.root}: its index has no verified negatives, which Open Images' metric needs; "

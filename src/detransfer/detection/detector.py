@@ -39,7 +39,7 @@ class Detector(nn.Module):
         if recipe.features == "conv4+conv5":
             channels += conv4
         stride = recipe.backbone.output_stride
-        self.rpn = ScaleAwareRpn(channels, stride, recipe.rpn)
+        self.rpn = ScaleAwareRpn(channels, recipe.rpn)
         self.head = None if classes is None else _head(channels, classes, stride, recipe)
 
     def forward(

@@ -56,9 +56,7 @@ def presence(targets: Targets, classes: int) -> tuple[Tensor, Tensor]:
     present = torch.zeros(len(targets), classes, device=device)
     known = torch.ones(len(targets), classes, device=device)
     for row, target in enumerate(targets):
-        valid, labels = target["valid"], target["labels"]
-        named = labels > 0  # ignored objects do not say their class
-        known[row, labels[named & ~valid] - 1] = 0
-        shown = labels[named & valid] - 1
-        known[row, shown] = present[row, shown] = 1
+        learnt, places = target["valid"] & (target["labels"] > 0), target["classes"] - 1
+        known[row, places[~learnt]] = 0
+        known[row, places[learnt]] = present[row, places[learnt]] = 1
     return present, known

@@ -112,7 +112,11 @@ def chunks(index: Index) -> list[range]:
 
 
 def in_valid_range(boxes: Tensor, scale: ScaleRecipe) -> Tensor:
-    """Return which boxes (m, 4), in original pixels, have lowest < sqrt(area) <= highest."""
+    """Return which boxes (m, 4), in original pixels, have lowest < sqrt(area) <= highest.
+
+    As in the authors' inference (``lib/inference.py``); in training it is the other border that
+    belongs to a range (:func:`detransfer.detection.rpn.in_range`).
+    """
     low, high = scale.valid_range
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
     return (side > low) & (side <= (math.inf if high is None else high))

@@ -72,7 +72,9 @@ def resampled_coco(
     """
     weight = np.ascontiguousarray(counts.T, np.float64)
     object_class = objects["class_id"].to_numpy()
-    counted = ~(objects["difficult"] | objects["crowd"]).to_numpy(bool)
+    # COCO has no difficult objects: those of others are what its crowds are, as in the metric.
+    objects = objects.assign(crowd=objects["difficult"] | objects["crowd"])
+    counted = ~objects["crowd"].to_numpy(bool)
     positives = _positives(object_image[counted], object_class[counted], counts, class_count)
     near = candidates(objects, detections, class_count, min(thresholds))
     results = np.empty((1, len(thresholds), class_count, len(counts)))

@@ -27,7 +27,7 @@ Targets = list[dict[str, Tensor]]
 class ScaleAwareRpn(RegionProposalNetwork):
     """torchvision's RPN with SNIPER's treatment of objects and proposals of the wrong size."""
 
-    def __init__(self, channels: int, stride: int, recipe: RpnRecipe) -> None:
+    def __init__(self, channels: int, recipe: RpnRecipe) -> None:
         anchors = AnchorGenerator((recipe.anchor_sizes,), (recipe.anchor_ratios,))
         head = RPNHead(channels, anchors.num_anchors_per_location()[0])
         if recipe.channels != channels:
@@ -122,7 +122,11 @@ class ScaleAwareRpn(RegionProposalNetwork):
 
 
 def in_range(boxes: Tensor, valid_range: Tensor) -> Tensor:
-    """Return which boxes (m, 4) have lowest <= sqrt(area) < highest."""
+    """Return which boxes (m, 4) have lowest <= sqrt(area) < highest.
+
+    As in the authors' training (``multi_proposal_target.cu``); in inference it is the other border
+    that belongs to a range (:func:`detransfer.detection.predict.in_valid_range`).
+    """
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
     return (side >= valid_range[0]) & (side < valid_range[1])
 

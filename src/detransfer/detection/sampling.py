@@ -18,7 +18,7 @@ class KeyedSampler:
     """
 
     def __init__(self, count: int, positive_share: float, stream: int) -> None:
-        self.count, self.positives = count, int(count * positive_share)
+        self.count, self.positives = count, max(1, int(count * positive_share))
         self.stream = stream
         self.keys: Sequence[int] = ()  # of the chips that come next
 

@@ -130,7 +130,7 @@ class ChipDataset(Dataset[Example]):
 
     With ``proposals``, negative chips as well. The chips of an image depend on (seed, epoch, image
     id, orientation) alone; a chip's key depends on (seed, epoch, its number). Raises InputError
-    when the plan does not suit the images at all.
+    when there is no chip at all.
     """
 
     def __init__(
@@ -142,7 +142,6 @@ class ChipDataset(Dataset[Example]):
         epoch: int,
         proposals: Proposals | None = None,
     ) -> None:
-        _check_plan(images, plan)
         self.images, self.plan, self.pad = images, plan, pad
         self.randomness = (seed, epoch)
         threads = torch.get_num_threads()
@@ -169,12 +168,12 @@ class ChipDataset(Dataset[Example]):
         pixels = cut(image.flip(2) if mirrored else image, chip)
         canvas = self.pad.view(3, 1, 1).repeat(1, self.plan.size, self.plan.size)
         canvas[:, : chip.height, : chip.width] = pixels
-        labels = scene.class_ids[chip.object_rows] + 1
+        classes = torch.as_tensor(scene.class_ids[chip.object_rows] + 1, dtype=torch.int64)
+        ignored = torch.as_tensor(scene.ignored[chip.object_rows], dtype=torch.bool)
         target = {
             "boxes": torch.as_tensor(chip.boxes, dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.as_tensor(
-                np.where(scene.ignored[chip.object_rows], IGNORED, labels), dtype=torch.int64
-            ),
+            "labels": classes.masked_fill(ignored, IGNORED),
+            "classes": classes,
             "valid": torch.as_tensor(chip.valid, dtype=torch.bool),
             "valid_range": torch.tensor(chip.valid_range, dtype=torch.float32),
             "size": torch.tensor([chip.height, chip.width]),
@@ -192,10 +191,12 @@ def chip_epochs(
 ) -> Epoch:
     """Return what the training loop asks for the chips of an epoch.
 
-    The first epoch is asked for twice, for its length and then for its chips: it is kept.
+    The first epoch is asked for twice, for its length and then for its chips: it is kept. Raises
+    InputError when the plan does not suit the images.
     """
     images = scenes(index, background=proposals is not None)
     plan, pad = chip_plan(recipe), mean_colour(backbone)
+    check_plan(images, plan)
 
     @functools.lru_cache(maxsize=1)
     def epoch(number: int) -> Dataset[Example]:
@@ -210,7 +211,7 @@ def cut(image: Tensor, chip: Chip) -> Tensor:
     return transform.resize(image[:, y1:y2, x1:x2], [chip.height, chip.width], antialias=True)
 
 
-def _check_plan(images: Scenes, plan: ChipPlan) -> None:
+def check_plan(images: Scenes, plan: ChipPlan) -> None:
     """Raise InputError where a scale suits no image, or enlarges one beyond all measure."""
     sizes = images.sizes[images.rows]
     if not len(sizes):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from detransfer.console import InputError
 from detransfer.report.claims import (
@@ -18,7 +19,7 @@ from detransfer.report.claims import (
     combined,
     spread_of,
 )
-from detransfer.report.controls import Row, line, not_run, outcome, several_runs
+from detransfer.report.controls import CHANCE, Row, line, not_run, outcome, several_runs
 from detransfer.report.effects import Effect, Seeds, effect
 from detransfer.report.metrics import RunMetrics, read_metrics
 from detransfer.report.rehearsal import ledgers
@@ -30,6 +31,7 @@ RIVALS = "claims between seeds of one pre-training that come out"
 SECOND_SEED = "snakemake ... --config seeds=[0,1]"
 REHEARSALS, GAIN = 60, 15.0  # studies with a planted gain, of so many points
 LEAST_COVERED = 90.0  # percent of 180 intervals of 95 %: 95 less three standard errors
+LEAST_DRAWS = 2  # of permuted labels: from one, nobody can tell how far they vary
 FITS = 50.0  # percent of its training images that a probe of untrained features must get right
 
 
@@ -60,7 +62,9 @@ def untrained_fits(runs: Sequence[RunMetrics], design: Design) -> Iterator[Row]:
     for metrics in runs:
         if metrics.run.task == "probe/conv5" and metrics.run.pretraining in design.untrained:
             score = float(metrics.fit["best_training_score"])
-            what = f"training top-1 of the least penalised probe of {metrics.run.pretraining}"
+            what = (
+                f"training top-1 at the best of the penalties, probe of {metrics.run.pretraining}"
+            )
             must = f"at least {FITS:g} %: it fits the training set"
             detail = f"seed {metrics.run.seed}"
             yield line(
@@ -79,33 +83,47 @@ def rivalries(
 
 def rival_rows(target: Target, design: Design, statements: Sequence[Statement]) -> Iterator[Row]:
     """Yield how many claims come out as anything between two seeds of one pre-training."""
-    found = [
-        each
+    posed = [
+        list(rivals(combined(target, statement), design))
         for statement in statements
         if statement.expected != "same" and statement.against == "start"
-        for each in rivals(combined(target, statement), design)
     ]
+    found = [each for effects in posed for each in effects]
     if found:
         told_apart = sum(each.low > 0 or each.high < 0 for each in found)
-        share = 100 * told_apart / len(found)
+        share, most = 100 * told_apart / len(found), most_by_chance(max(map(len, posed)))
         yield line(
             "a_against_a", target.name, RIVALS, share,
-            f"at most {MOST_FOUND:g} %", share <= MOST_FOUND,
+            f"at most {most:.3g} %: {MOST_FOUND:g} % and what chance adds", share <= most,
             detail=f"{told_apart} of {len(found)}",
         )  # fmt: skip
 
 
+def most_by_chance(pairs: int) -> float:
+    """Return the share, in percent, that is exceeded in one study of forty by chance alone.
+
+    The statements of a target rest on the same pairs of runs, so that the pairs count, not the
+    claims: as many as come out of so many when each does with probability ``MOST_FOUND``.
+    """
+    counts = np.arange(pairs + 1)
+    most = int((special.bdtr(counts, pairs, MOST_FOUND / 100) < 0.975).sum())
+    return max(100 * most / pairs, MOST_FOUND)
+
+
 def rivals(scores: Mapping[str, Seeds], design: Design) -> Iterator[Effect]:
-    """Yield the effects of seeds of one pre-training against each other, and of each two twins."""
-    over = spread_of(scores, design)
+    """Yield the effects of seeds of one pre-training against each other, and of each two twins.
+
+    How far seeds vary is told from the other pre-trainings: a difference that is a part of its own
+    yardstick could hardly exceed it. Where there are none, seeds are no rivals.
+    """
     for name, seeds in scores.items():
         if name not in design.untrained:
-            ids = sorted(seeds)
-            for one, other in pairwise(ids):
+            over = spread_of({n: each for n, each in scores.items() if n != name}, design)
+            for one, other in pairwise(sorted(seeds) if over.freedom else ()):
                 yield effect({one: seeds[one]}, {other: seeds[other]}, over)
     for name, twin in sorted({(min(pair), max(pair)) for pair in design.twins.items()}):
         if name in scores and twin in scores:
-            yield effect(scores[name], scores[twin], over)
+            yield effect(scores[name], scores[twin], spread_of(scores, design))
 
 
 def rehearsal_rows() -> Iterator[Row]:
@@ -135,6 +153,8 @@ def rehearsal_rows() -> Iterator[Row]:
 def shuffled_rows(control: str, folders: Sequence[Path]) -> Iterator[Row]:
     """Yield the test accuracy of what learnt permuted labels, by target, all draws together.
 
+    A single draw says nothing: whole classes may keep their labels in it by luck.
+
     Each folder is a run with metrics.json and predictions.parquet. Raises InputError for others.
     """
     runs: dict[str, list[tuple[Path, RunMetrics]]] = {}
@@ -142,6 +162,9 @@ def shuffled_rows(control: str, folders: Sequence[Path]) -> Iterator[Row]:
         metrics = read_metrics(folder / "metrics.json")
         runs.setdefault(metrics.run.target, []).append((folder, metrics))
     for target, given in runs.items():
+        if len(given) < LEAST_DRAWS:
+            yield not_run(control, CHANCE, "make controls") | {"target": target}
+            continue
         answers = [answers_of(folder / "predictions.parquet") for folder, _ in given]
         known = np.mean([float(metrics.fit["training_score"]) for _, metrics in given])
         detail = f"training top-1 {known:.1f} %; {len(given)} draws, {given[0][1].run.pretraining}"

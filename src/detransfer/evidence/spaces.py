@@ -18,12 +18,15 @@ MOST_CLUSTERS = 1000  # of Figure 6; more are what the paper calls close (Figure
 
 
 def read_spaces(
+    target: str,
     dataset: str,
     folders: Mapping[str, tuple[Path, Path]],
     starts: Mapping[str, str],
     unfit_pretrainings: Collection[str] = (),
 ) -> Target:
     """Return what the spaces of a data set say, by pre-training: (clusters, embedding) files.
+
+    ``target`` names the target on it whose controls count here as well.
 
     A comparison of clusters rests on the fit of both networks. Raises InputError for spaces of
     different images.
@@ -47,7 +50,7 @@ def read_spaces(
     rests_on = {("neighbours alike", name): {name} for name in alike}
     rests_on |= {("same cluster", name): {name, starts[name]} for name in same}
     unfit = frozenset(key for key, names in rests_on.items() if names & {*unfit_pretrainings})
-    return Target(dataset, dataset, len(ids), scores, unfit)
+    return Target(target, dataset, len(ids), scores, unfit)
 
 
 def agreement(path: Path, ids: np.ndarray) -> np.ndarray:

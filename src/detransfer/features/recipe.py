@@ -87,12 +87,11 @@ class AnalysisRecipe(Strict):
     """What is asked of the feature spaces (the paper's section 4.3)."""
 
     task: Literal["analysis"]
-    targets: tuple[Name, ...] | None = Field(
-        None, min_length=1, description="targets of classification to look at; null: the first"
+    targets: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] | None = Field(
+        None, description="targets of classification to look at; null: the first"
     )
-    pairs: tuple[tuple[Name, Name], ...] | None = Field(
+    pairs: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1), Distinct] | None = Field(
         None,
-        min_length=1,
         description="pre-trainings to compare; null: each detection pre-training and its start",
     )
     clusters: ClusterRecipe

@@ -94,7 +94,9 @@ class ProbeRecipe(Strict):
     )
 
     @model_validator(mode="after")
-    def _falling(self) -> ProbeRecipe:
+    def _check(self) -> ProbeRecipe:
+        if not self.shots and not self.neighbours:
+            raise ValueError("shots, neighbours: give one of them, for the curves of few_shot.csv")
         if list(self.penalties) != sorted(self.penalties, reverse=True):
             raise ValueError("penalties: the largest comes first, where the path starts")
         return self

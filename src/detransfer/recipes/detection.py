@@ -23,7 +23,9 @@ class ScaleRecipe(Strict):
     long: int | None = Field(None, gt=0, description="largest longer side, pixels")
     factor: float | None = Field(None, gt=0, description="plain factor instead of both")
     valid_range: Range = Field(
-        (0, None), description="sqrt(area) of objects it handles, original pixels; null: no end"
+        (0, None),
+        description="sqrt(area) of objects it handles, original pixels; null: no end. The lower "
+        "border belongs to it in training, the upper one in inference",
     )
 
     @model_validator(mode="after")
@@ -208,4 +210,10 @@ class DetectionRecipe(Strict):
     def _maps_fit(self) -> DetectionRecipe:
         if self.features == "conv4+conv5" and self.backbone.output_stride > 16:
             raise ValueError("features: conv4+conv5 needs backbone.output_stride 16 or 8")
+        if self.chips.size % self.backbone.output_stride:
+            raise ValueError(
+                f"chips.size: {self.chips.size} is no multiple of backbone.output_stride "
+                f"({self.backbone.output_stride}), so that anchors would lie elsewhere in chips "
+                "than in whole images"
+            )
         return self

@@ -41,6 +41,9 @@ class TrainingRecipe(Strict):
     def _steps_fit(self) -> TrainingRecipe:
         if (self.schedule == "step") != bool(self.step_epochs):
             raise ValueError("step_epochs: given exactly when schedule is 'step'")
+        late = [epoch for epoch in self.step_epochs if epoch >= self.epochs]
+        if late:
+            raise ValueError(f"step_epochs: {late[0]:g} is no epoch of {self.epochs:g}")
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError("micro_batch: must divide batch_size")
         return self

@@ -82,15 +82,19 @@ def join_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFra
 
     Published numbers stand beside every target on their data set, and beside no other. A published
     row without a run of ours stays, with n = 0 and our columns empty (a cited number, or a run that
-    is missing); its ``target`` is empty where no target is on its data set. A run that the paper
-    does not have has an empty ``published``. Rows follow the published order of data sets and runs;
-    then come ``random`` and other runs, and other data sets, by name.
+    is missing); its ``target`` is empty where no target is on its data set. Of pre-trainings that
+    are their own targets, published numbers stand beside the one of that name alone. A run that
+    the paper does not have has an empty ``published``. Rows follow the published order of data
+    sets and runs; then come ``random`` and other runs, and other data sets, by name.
 
     Raises InputError where our unit is not that of the published numbers.
     """
     targets = summary[["dataset", "target"]].drop_duplicates()
     published = published[published["metric"].isin(summary["metric"])]
     published = published.merge(targets, on="dataset", how="left")
+    if (summary["target"] == summary["run"]).all():  # pre-trainings: each is its own target
+        own = published["run"].where(published["run"].isin(summary["run"]))
+        published = published.assign(target=own).drop_duplicates()
     table = summary.merge(published, on=KEY, how="outer")
     other = table[table["published"].notna() & table["unit"].notna() & (table["unit"] != UNIT)]
     if len(other):

@@ -64,10 +64,19 @@ def draw_line(axes: Axes, x: Any, mean: Any, deviation: Any, look: Look, label: 
     )
 
 
-def name_lines(figure: Figure, axes: Axes, columns: int = 3) -> None:
-    """Put the names of the lines in ``axes`` above the figure, where they cover nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=columns)
+def name_lines(figure: Figure, columns: int = 3) -> None:
+    """Put the names of all lines, each once, above the figure, where they cover nothing."""
+    lines: dict[str, Any] = {}
+    for axes in figure.axes:
+        for line, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            lines.setdefault(name, line)
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        frameon=False,
+        loc="outside upper center",
+        ncols=columns,
+    )
 
 
 def save_figure(figure: Figure, pdf: Path, png: Path, dpi: int = 300) -> None:

@@ -46,9 +46,13 @@ class Recorded:
         found = groups(self.index)
         return [replace(group, inside=group.inside[self.places]) for group in found]
 
+    def within(self, pairs: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+        """Return the pairs whose runs are both there."""
+        return [(a, b) for a, b in pairs if {a, b} <= set(self.folders)]
+
     def contrasts(self, pairs: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
         """Return the pairs whose runs are both there; raises InputError where there is none."""
-        here = [(a, b) for a, b in pairs if {a, b} <= set(self.folders)]
+        here = self.within(pairs)
         if not here:
             raise InputError(
                 f"{self.target}: no two of its runs ({', '.join(self.folders)}) are contrasted; "

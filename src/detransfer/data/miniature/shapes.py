@@ -85,9 +85,9 @@ def disc(x: float, y: float, radius: float, height: float | None = None, n: int 
     return np.stack([x + radius * np.cos(angle), y + tall * np.sin(angle)], 1)
 
 
-def ring(x: float, y: float, outer: float, inner: float, turn: float = 1.0) -> Polygon:
-    """Return an annulus, or the part of it that covers ``turn`` (0..1) from the top on."""
-    angle = np.linspace(-np.pi / 2, -np.pi / 2 + 2 * np.pi * turn, 25)
+def ring(x: float, y: float, outer: float, inner: float) -> Polygon:
+    """Return an annulus."""
+    angle = np.linspace(-np.pi / 2, -np.pi / 2 + 2 * np.pi, 25)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
     return np.array([x, y]) + np.concatenate([outer * circle, inner * circle[::-1]])
 

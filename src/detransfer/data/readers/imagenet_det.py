@@ -39,9 +39,10 @@ def read(root: Path, options: Options) -> Index:
 
     ``class_id`` is the DET id - 1 and ``source_id`` the WNID; ``image_id`` is the number in
     val.txt, by which the official evaluation knows an image. Objects of blacklisted pairs of image
-    and class are ``difficult``: neither found nor missed, as in the official evaluation. Raises
-    InputError, naming file and object, for what is missing or malformed; under ``on_bad_object:
-    drop`` bad boxes are left out and counted, and an image without an annotation has no objects.
+    and class are ``difficult``: neither found nor missed. (The official evaluation drops all
+    detections of the class in such an image, also beside the objects.) Raises InputError, naming
+    file and object, for what is missing or malformed; under ``on_bad_object: drop`` bad boxes are
+    left out and counted, and an image without an annotation has no objects.
     """
     devkit = root / options.devkit
     classes = read_classes(devkit / "meta_det.mat")
