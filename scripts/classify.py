@@ -22,7 +22,7 @@ from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first
 from detransfer.report.metrics import Metric, RunMetrics, RunName, provenance, write_metrics
 from detransfer.training_log import device_name
-from detransfer.training_run import use_machine
+from detransfer.training_run import add_architecture, use_machine
 from detransfer.weights import check_classes
 
 DESCRIPTION = """\
@@ -50,6 +50,7 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, required=True, help="the run's seed, for the record")
     add("--predictions", type=Path, required=True, help="parquet file to write")
     add("--output", type=Path, required=True, help="metrics.json to write")
+    add_architecture(parser)
     return parser.parse_args()
 
 
@@ -79,7 +80,7 @@ def main() -> None:
     arguments = parse()
     fit = read_fit(arguments.fit)
     device, workers = use_machine(arguments.threads)
-    model, header = load_classifier(arguments.model)
+    model, header = load_classifier(arguments.model, arguments.architecture)
     index = read_index(arguments.index).split(arguments.split)
     check_classes(arguments.model, header, index.classes["name"].tolist(), arguments.index)
     images = labelled_images(index, model.recipe.images)

@@ -19,7 +19,7 @@ from detransfer.device_faults import device_faults
 from detransfer.ranks import first
 from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.strict import load_file
-from detransfer.training_run import use_machine
+from detransfer.training_run import add_architecture, use_machine
 from detransfer.weights import read_header
 
 
@@ -35,15 +35,19 @@ def parse() -> argparse.Namespace:
     add("--output", type=Path, required=True, help="table of detections on the split")
     add("--training-output", type=Path, required=True, help="table on the training images")
     add("--threads", type=int, default=1, help="processor cores to use")
+    add_architecture(parser)
     return parser.parse_args()
 
 
-def detector_for(index: Index, folder: Path, model: Path) -> Detector:
+def detector_for(
+    index: Index, folder: Path, model: Path, architecture: Path | None = None
+) -> Detector:
     """Return the detector of a file, naming the classes of ``index``: by its map if they differ.
 
-    Raises InputError where the index has no map, or one that knows none of the detector's classes.
+    ``architecture`` is the file that defines its backbone, where timm does not. Raises InputError
+    where the index has no map, or one that knows none of the detector's classes.
     """
-    detector, classes = load_detector(model)
+    detector, classes = load_detector(model, architecture)
     if classes == index.classes["name"].tolist():
         return detector
     if index.class_map is None:
@@ -77,7 +81,7 @@ def main() -> None:
     ]
     folders = (arguments.index, arguments.training_index or arguments.index)
     detectors = [
-        detector_for(part, folder, arguments.model)
+        detector_for(part, folder, arguments.model, arguments.architecture)
         for (part, _), folder in zip(parts, folders, strict=True)
     ]
     remedy = f"Lower batch_size in {arguments.recipe}"

@@ -24,7 +24,7 @@ from detransfer.files import atomic
 from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.report.tables import write_table
 from detransfer.strict import load_file
-from detransfer.training_run import use_machine
+from detransfer.training_run import add_architecture, use_machine
 from detransfer.visualization.drawing import DrawnBox, class_colour, draw_boxes
 
 log = logging.getLogger("detect_images")
@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
     add("--drawings", type=Path, help="folder of the pictures; none are drawn without it")
     add("--draw-above", type=float, default=0.5, help="smallest score that is drawn")
     add("--threads", type=int, default=1, help="processor cores to use")
+    add_architecture(parser)
     return parser.parse_args()
 
 
@@ -105,7 +106,7 @@ def main() -> None:
     recipe = load_file(arguments.recipe, InferenceRecipe)
     paths = find_images(arguments.images)
     device, workers = use_machine(arguments.threads)
-    detector, classes = load_detector(arguments.model)
+    detector, classes = load_detector(arguments.model, arguments.architecture)
     index = index_of(paths, classes)
     with device_faults(device, "detecting", f"Lower batch_size in {arguments.recipe}"):
         found = predict(detector, index, recipe, device, workers)

@@ -10,7 +10,7 @@ from torch import Tensor
 from detransfer.backbone import build, fit_backbone, read_weights, save_backbone, transferable
 from detransfer.console import InputError, run
 from detransfer.files import sha256
-from detransfer.training_run import architecture_of
+from detransfer.training_run import add_architecture, architecture_of
 
 DESCRIPTION = """\
 Take the backbone out of a trained classifier or detector, so that other tasks can start from it: a
@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     add("--model", type=Path, required=True, help="model.safetensors of a training")
     add("--pretraining", required=True, metavar="NAME", help="name of this pre-training")
     add("--output", type=Path, required=True, help="backbone.safetensors to write")
+    add_architecture(parser)
     return parser.parse_args()
 
 
@@ -44,7 +45,7 @@ def backbone_part(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 def main() -> None:
     arguments = parse()
     state, header = read_weights(arguments.model)
-    model = build(architecture_of(header, arguments.model))
+    model = build(architecture_of(header, arguments.model, arguments.architecture))
     fit_backbone(model, backbone_part(state, arguments.model), str(arguments.model))
     content = {
         **{name: value for name, value in header.items() if name not in OWN},

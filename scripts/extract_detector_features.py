@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", required=True, help="conv5, fc1, ... (Table 7)")
     arguments = parser.parse_args()
     recipe = load_file(arguments.recipe, FeatureRecipe)
-    detector, _ = load_detector(arguments.weights)
+    detector, _ = load_detector(arguments.weights, arguments.architecture)
     trained = detector.recipe.backbone.output_stride
     check_stride(arguments.weights, trained, recipe.output_stride, fixed=True)
     network = DetectorLayers(detector, arguments.layers, recipe.precision)

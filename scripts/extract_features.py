@@ -18,7 +18,7 @@ from detransfer.strict import load_file
 def main() -> None:
     arguments = recording_arguments(str(__doc__)).parse_args()
     recipe = load_file(arguments.recipe, FeatureRecipe)
-    backbone, header = load_frozen(arguments.weights, recipe.output_stride)
+    backbone, header = load_frozen(arguments.weights, recipe.output_stride, arguments.architecture)
     network = BackboneFeatures(backbone, recipe.precision)
     write_recording(arguments, Path(__file__), recipe, network, ["conv5"], header)
 

@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,11 +123,17 @@ class Sizes:
 
     def bytes(self, job: Job) -> float | None:
         """Return the size of the archives that a job fetches or unpacks; None where one is not."""
+        known, unknown = self.of_archives(job)
+        return None if unknown else known
+
+    def of_archives(self, job: Job) -> tuple[float, set[str]]:
+        """Return the known bytes that a job fetches or unpacks, and the archives without a size."""
         parts = [Path(path).name for path in job.inputs if Path(path).name in self.archives]
         names = [job.option("--archive") or ""] if job.rule == "fetch" else parts
         places = {Path(path).name: Path(path) for path in (*job.inputs, *job.outputs)}
-        sizes = [self._archive(name, places.get(name)) for name in names]
-        return None if None in sizes else float(sum(size or 0 for size in sizes))
+        sizes = {name: self._archive(name, places.get(name)) for name in names}
+        unknown = {name for name, size in sizes.items() if size is None}
+        return float(sum(size or 0 for size in sizes.values())), unknown
 
     def _archive(self, name: str, here: Path | None) -> int | None:
         if here is not None and here.is_file():
@@ -274,34 +280,55 @@ def disk(
 ) -> list[str]:
     """Return what is written where, against what is free there."""
     needs: dict[Path, float] = defaultdict(float)
+    unknown: dict[Path, set[str]] = defaultdict(set)
     for job, each in zip(jobs, costs, strict=True):
         if job.outputs:
-            needs[existing(Path(job.outputs[0]))] += each.bytes
+            place = existing(Path(job.outputs[0]))
+            needs[place] += each.bytes
             if job.rule in ("fetch", "extract"):  # photos do not compress: as much once more
-                needs[existing(Path(job.outputs[0]))] += sizes.bytes(job) or 0.0
+                amount, without = sizes.of_archives(job)
+                needs[place] += amount
+                unknown[place] |= without
     states = [job.option("--state") for job in jobs if job.option("--state")]
     largest = max((each.bytes for each in costs), default=0.0)
     if states:  # weights, momentum and what both become next, for each training that runs at once
         needs[existing(Path(str(states[0])))] += 3 * largest * max(gpus, 1)
-    lines = [f"to download: {size(fetched)}; unpacked, they are reckoned with as much once more"]
-    return lines + by_disk(needs)
+    to_fetch = {name for job in jobs if job.rule == "fetch" for name in sizes.of_archives(job)[1]}
+    first = f"to download: {least(fetched, to_fetch)}"
+    lines = [f"{first}; unpacked, they are reckoned with as much once more"]
+    return lines + by_disk(needs, unknown)
 
 
-def by_disk(needs: dict[Path, float]) -> list[str]:
-    """Return a line for each file system: what is needed, and what is free."""
-    devices: dict[int, tuple[Path, float]] = {}
+def by_disk(needs: Mapping[Path, float], unknown: Mapping[Path, set[str]]) -> list[str]:
+    """Return a line for each file system: what is needed, and what is free.
+
+    ``unknown``: archives that go there without a known size.
+    """
+    devices: dict[int, tuple[Path, float, set[str]]] = {}
     for place, amount in needs.items():
         device = place.stat().st_dev
-        first, before = devices.get(device, (place, 0.0))
-        devices[device] = (min(first, place, key=lambda p: len(p.parts)), before + amount)
+        first, before, names = devices.get(device, (place, 0.0, set()))
+        first = min(first, place, key=lambda p: len(p.parts))
+        devices[device] = (first, before + amount, names | unknown.get(place, set()))
     lines = []
-    for place, amount in devices.values():
+    for place, amount, names in devices.values():
         free = shutil.disk_usage(place).free
-        verdict = "enough" if free > amount else f"NOT ENOUGH: {size(amount - free)} are lacking"
+        verdict = f"{size(free - amount)} are left for those" if names else "enough"
+        if free <= amount:
+            verdict = f"NOT ENOUGH: {size(amount - free)} are lacking"
         lines.append(
-            f"on the disk of {place.resolve()}: needed {size(amount)}, free {size(free)}: {verdict}"
+            f"on the disk of {place.resolve()}: needed {least(amount, names)}, "
+            f"free {size(free)}: {verdict}"
         )
     return lines
+
+
+def least(amount: float, unknown: set[str]) -> str:
+    """Return an amount in words, as a lower bound where archives without a size come to it."""
+    if not unknown:
+        return size(amount)
+    count = "1 archive" if len(unknown) == 1 else f"{len(unknown)} archives"
+    return f"at least {size(amount)}, without {count} of unknown size"
 
 
 def existing(path: Path) -> Path:

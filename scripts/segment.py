@@ -20,7 +20,7 @@ from detransfer.segmentation.deeplab import load_segmenter
 from detransfer.segmentation.images import masked_images
 from detransfer.segmentation.predict import BATCH, predict
 from detransfer.segmentation.predictions import write_predictions
-from detransfer.training_run import use_machine
+from detransfer.training_run import add_architecture, use_machine
 from detransfer.weights import check_classes
 
 REMEDY = f"{BATCH} images were on it at once: lower images.short and images.long in the recipe"
@@ -34,13 +34,14 @@ def parse() -> argparse.Namespace:
     add("--split", required=True, help="split to run on")
     add("--threads", type=int, default=1, help="processor cores to use")
     add("--output", type=Path, required=True, help="zip file of predicted masks to write")
+    add_architecture(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
     device, workers = use_machine(arguments.threads)
-    model, header = load_segmenter(arguments.model)
+    model, header = load_segmenter(arguments.model, arguments.architecture)
     index = read_index(arguments.index).split(arguments.split)
     classes = index.classes["name"].tolist()
     check_classes(arguments.model, header, classes, arguments.index)

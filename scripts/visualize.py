@@ -38,6 +38,7 @@ from detransfer.features.extract import load_frozen
 from detransfer.features.store import FeatureWriter
 from detransfer.files import atomic, digest, sha256
 from detransfer.imports import code_digest, imported_files
+from detransfer.locks import sole_writer
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.metrics import (
     Metric,
@@ -48,7 +49,7 @@ from detransfer.report.metrics import (
 )
 from detransfer.strict import load_file
 from detransfer.training_log import device_name
-from detransfer.training_run import architecture_of, use_machine
+from detransfer.training_run import add_architecture, architecture_of, use_machine
 from detransfer.untrained import estimate_statistics
 from detransfer.visualization.activations import activation_maps, central_mask, enlarge
 from detransfer.visualization.coverage import area_share, best_iou, inside_share
@@ -97,6 +98,7 @@ def parse() -> argparse.Namespace:
     add("--target", required=True, help="name of the run's target, for the record")
     add("--dataset", required=True, help="name of the target's data set, for the record")
     add("--seed", type=int, required=True, help="seed of the probe, for the record")
+    add_architecture(parser)
     return parser.parse_args()
 
 
@@ -253,9 +255,11 @@ def main() -> None:
     device, workers = use_machine(arguments.threads)
     index = read_index(arguments.index)
     task = load_task(arguments, index)
-    backbone, header = load_frozen(arguments.weights, task.view.output_stride)
+    backbone, header = load_frozen(
+        arguments.weights, task.view.output_stride, arguments.architecture
+    )
     files = imported_files(Path(__file__), Path(detransfer.__file__).parent)
-    architecture = architecture_of(header, arguments.weights)
+    architecture = architecture_of(header, arguments.weights, arguments.architecture)
     code = code_digest([*files, *([architecture.file] if architecture.file else [])])
     alike = identify(arguments, task)
     fixed: dict[str, Any] = {**alike, "weights": sha256(arguments.weights), "code": code}
@@ -263,19 +267,20 @@ def main() -> None:
         fixed["probe"] = sha256(arguments.probe / "probe.safetensors")
     state = arguments.state / digest([json.dumps(fixed, sort_keys=True)])[:16]
     remedy = f"Lower batch_size in {arguments.recipe}"
-    with device_faults(device, f"looking at {arguments.weights}", remedy):
-        if header.get("kind") == "untrained":
-            learnt = index.split(*arguments.splits)
-            views = CentralViews(learnt, task.view.size, task.view.resize)
-            estimate_statistics(backbone, views, device, task.view.precision)
-        found = record(task, fold(backbone), state, device, workers)
-    table = numbers(task, found)
-    write_files(arguments.output, task, found, table)
-    name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)
-    origin = provenance(arguments.weights, header, code, device_name(device))
-    content = RunMetrics(RunName("visualization", *name), summary(table), {}, alike, origin)
-    write_metrics(arguments.output / "metrics.json", content)
-    shutil.rmtree(state)
+    with sole_writer(state):
+        with device_faults(device, f"looking at {arguments.weights}", remedy):
+            if header.get("kind") == "untrained":
+                learnt = index.split(*arguments.splits)
+                views = CentralViews(learnt, task.view.size, task.view.resize)
+                estimate_statistics(backbone, views, device, task.view.precision)
+            found = record(task, fold(backbone), state, device, workers)
+        table = numbers(task, found)
+        write_files(arguments.output, task, found, table)
+        name = (arguments.target, arguments.dataset, arguments.pretraining, arguments.seed)
+        origin = provenance(arguments.weights, header, code, device_name(device))
+        content = RunMetrics(RunName("visualization", *name), summary(table), {}, alike, origin)
+        write_metrics(arguments.output / "metrics.json", content)
+        shutil.rmtree(state)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run a command on GPUs that no other job of this machine uses at the same time.
+"""Run a command on GPUs that no other leased job of this user has at the same time.
 
     python scripts/with_gpus.py --gpus 2 -- python scripts/train_detector.py --help
 
@@ -14,12 +14,17 @@ last process that may use it is gone, whichever is killed first.
 
 Leases are served in the order in which they came, so a job that needs all devices is not
 overtaken for ever by jobs that need one.
+
+Several users, or containers, share devices only where they share the folder of the locks
+(DETRANSFER_LEASE). A device that failed is left out (detransfer.device_faults): it would be the
+first free one for every job.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -27,6 +32,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -34,24 +40,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detransfer.console import InputError, run
+from detransfer.locks import LEASED, broken_mark
 
 POLL_SECONDS = 0.1
 REPORT_SECONDS = 600.0
-LOCKS = "DETRANSFER_LOCKS"  # names the locks to the command's processes (detransfer.ranks)
+OWN = "/tmp/detransfer-gpus-{}"  # folder of the locks of one user
+COMMON = "DETRANSFER_LEASE"  # names one for several users
 
 DESCRIPTION = """\
-Run a command on GPUs that no other job of this machine uses at the same time.
+Run a command on GPUs that no other leased job of this user on this machine has at the same time;
+where DETRANSFER_LEASE names a common folder, none of all users who name it.
 
 A Python program (python PROGRAM.py ...) that gets several runs in one process a device, started by
 torchrun. The command sees its devices in CUDA_VISIBLE_DEVICES; its exit code and its signals are
 its own.
 A demand that this machine can never meet is refused at once; any other waits, first come, first
-served, and says who holds what.
+served, and says who holds what. A GPU that failed is marked by a file beside its lock, and left out
+until that file is removed.
 """
 ENVIRONMENT = """\
 environment:
   CUDA_VISIBLE_DEVICES  if set, only these devices are given out
   SLURM_JOB_ID          if set, only the devices that Slurm gave (CUDA_VISIBLE_DEVICES) are used
+  DETRANSFER_LEASE      folder of the locks that several users or containers share, on a local
+                        disk; made for all (mode 1777) if absent. Without it each user has a folder
+                        of his own, and does not know of the others' jobs
   DETRANSFER_GPUS       pretend that the machine has this many devices (for trying things out)
 """
 
@@ -78,8 +91,8 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--state",
         type=Path,
-        default=Path(f"/tmp/detransfer-gpus-{os.getuid()}"),
-        help="folder of the locks, on a local disk (default: %(default)s)",
+        help=f"folder of this user's locks, on a local disk (default: that of {COMMON}, else "
+        f"{OWN.format('<user id>')})",
     )
     border = words.index("--") if "--" in words else len(words)
     arguments = parser.parse_args(words[:border])
@@ -161,26 +174,75 @@ def indices(devices: list[str]) -> list[str]:
     ]
 
 
-def lock_folder(state: Path) -> Path:
+def lock_folder(state: Path | None) -> Path:
     """Create and return the folder of the locks; a Slurm allocation has one of its own.
 
     Slurm numbers the devices of every step from 0, so two allocations' ``0`` are two devices;
     several leases inside one allocation still share what it holds.
     """
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if state.stat().st_uid != os.getuid():
-        raise InputError(f"{state} belongs to another user: name another folder with --state")
+    common = os.environ.get(COMMON)
+    if state is None and common:
+        folder = common_folder(Path(common))
+    else:
+        folder = own_folder(state or Path(OWN.format(os.getuid())))
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
-        return state
-    folder = state / f"slurm-{job}-{os.environ.get('SLURM_STEP_ID', 'batch')}"
-    folder.mkdir(exist_ok=True, mode=0o700)
+        return folder
+    return own_folder(folder / f"slurm-{job}-{os.environ.get('SLURM_STEP_ID', 'batch')}")
+
+
+def own_folder(folder: Path) -> Path:
+    """Create a folder for this user alone; raises InputError for one that is another's."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise InputError(
+            f"{folder} belongs to another user: name another folder with --state, or one to share "
+            f"with that user in {COMMON}"
+        )
     return folder
 
 
+def common_folder(folder: Path) -> Path:
+    """Create a folder for all users; raises InputError where others could take the locks away."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with all_permissions(), contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o1777)
+        folder.chmod(0o1777)  # not all systems give a new folder the last bit
+    mode = folder.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        raise InputError(
+            f"{folder}: others could remove your locks from it; its owner can end that by: "
+            f"chmod +t {shlex.quote(str(folder))}"
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def all_permissions() -> Iterator[None]:
+    """Within, files and folders are made with the very permissions that are asked for."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def open_lock(path: Path) -> int:
-    """Open a lock file, made if absent, and return its descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    """Open a lock file, made if absent for all who may enter its folder; return its descriptor.
+
+    Links are not followed: in a common folder anybody can put one. Nor is a file opened as if it
+    were to be made, which Linux refuses for another user's there (fs.protected_regular).
+    """
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise InputError(f"{path}: is a link where a lock should be; remove it") from error
+            if error.errno != errno.ENOENT:
+                raise
+        with all_permissions(), contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 def try_lock(descriptor: int) -> bool:
@@ -201,14 +263,15 @@ def sign(descriptor: int, command: list[str]) -> None:
 def wait_for(ticket: Path) -> None:
     """Wait until the lease with this ticket has its devices, or is dead."""
     try:
-        descriptor = os.open(ticket, os.O_RDWR)
+        descriptor = os.open(ticket, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
     if not try_lock(descriptor):
         holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
         logging.info("waiting behind %s", holder or "a job that is just starting")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    ticket.unlink(missing_ok=True)
+    with contextlib.suppress(PermissionError):  # another user's: a dead one's stops nobody
+        ticket.unlink(missing_ok=True)
     os.close(descriptor)
 
 
@@ -238,23 +301,62 @@ def turn(folder: Path, command: list[str]) -> Iterator[None]:
 
 
 def collect(folder: Path, devices: list[str], number: int) -> dict[str, int]:
-    """Lock ``number`` of the devices, keeping each as it comes free; return their descriptors."""
+    """Lock ``number`` of the devices, keeping each as it comes free; return their descriptors.
+
+    Those that failed are left out, also when they fail in the hands of a job that is waited for.
+    Raises InputError as soon as too few are left.
+    """
     taken: dict[str, int] = {}
+    named: set[str] = set()
     next_report = time.monotonic()
     while True:
-        for device in devices:
+        whole = sound(folder, devices, number, named)
+        for device in whole:
             if len(taken) < number and device not in taken:
                 descriptor = open_lock(lock_file(folder, device))
-                if try_lock(descriptor):
+                # The mark is looked for again: a failing job writes it before its lock ends.
+                if try_lock(descriptor) and not mark(folder, device).exists():
                     taken[device] = descriptor
                 else:
                     os.close(descriptor)
         if len(taken) == number:
             return {device: taken[device] for device in devices if device in taken}
         if time.monotonic() >= next_report:
-            report_holders(folder, [d for d in devices if d not in taken], len(taken), number)
+            report_holders(folder, [d for d in whole if d not in taken], len(taken), number)
             next_report = time.monotonic() + REPORT_SECONDS
         time.sleep(POLL_SECONDS)
+
+
+def sound(folder: Path, devices: list[str], number: int, named: set[str]) -> list[str]:
+    """Return the devices without a mark that they failed; log each other one that is not ``named``.
+
+    Raises InputError where fewer than ``number`` are left, with the command that re-admits them.
+    """
+    broken = {each: mark(folder, each) for each in devices if mark(folder, each).exists()}
+    for device in broken.keys() - named:
+        logging.info("GPU %s is left out, since it failed: %s", device, reason(broken[device]))
+    named.update(broken)
+    if len(devices) - len(broken) < number:
+        which = "; ".join(f"GPU {device} failed: {reason(m)}" for device, m in broken.items())
+        raise InputError(
+            f"{number} GPUs asked for, but {len(devices) - len(broken)} of {len(devices)} are left "
+            f"({which}). Look at nvidia-smi and dmesg; re-admit what works again by: "
+            f"rm {shlex.join(map(str, broken.values()))}"
+        )
+    return [device for device in devices if device not in broken]
+
+
+def mark(folder: Path, device: str) -> Path:
+    """Return the file that says of a device that it failed."""
+    return broken_mark(lock_file(folder, device))
+
+
+def reason(mark: Path) -> str:
+    """Return what a mark says: when which job failed, and how."""
+    try:
+        return mark.read_text(errors="replace").strip()
+    except OSError as error:
+        return str(error)
 
 
 def lock_file(folder: Path, device: str) -> Path:
@@ -308,6 +410,7 @@ def main() -> None:
             "more (--gpus 0 runs on the CPU)"
         )
     folder = lock_folder(arguments.state)
+    sound(folder, devices, arguments.gpus, set(devices))  # before it waits
     with turn(folder, command):
         taken = collect(folder, devices, arguments.gpus)
         for descriptor in taken.values():
@@ -316,7 +419,7 @@ def main() -> None:
             # From now on the command's processes may hold it too. For a moment it is unlocked,
             # but nobody else takes devices while the turn is ours.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.environ[LOCKS] = os.pathsep.join(str(lock_file(folder, device)) for device in taken)
+    os.environ[LEASED] = os.pathsep.join(str(lock_file(folder, device)) for device in taken)
     names = ",".join(taken)
     logging.info("GPU %s: %s", names, shlex.join(command))
     become(command, names)

@@ -14,6 +14,7 @@ from detransfer import batches
 from detransfer.batch_norm import synchronise
 from detransfer.batches import Part, split_batch
 from detransfer.console import InputError
+from detransfer.locks import LEASED
 from detransfer.ranks import (
     add_up,
     first,
@@ -132,6 +133,46 @@ def test_a_batch_that_cannot_be_split_is_refused(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(batches, "world_size", lambda number=processes: number)
         with pytest.raises(InputError, match=rf"batch_size 12 in micro-.* among {processes} pro"):
             split_batch(recipe)
+
+
+@pytest.fixture
+def leased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lease of GPU 5, on a machine where no GPU can be opened; returns the device's mark."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    monkeypatch.setenv(LEASED, str(tmp_path / "gpu-5.lock"))
+    monkeypatch.delenv("DETRANSFER_GPUS", raising=False)
+    return tmp_path / "gpu-5.lock.broken"
+
+
+def test_a_leased_gpu_that_cannot_be_opened_is_not_replaced_by_the_processor(leased: Path) -> None:
+    with pytest.raises(InputError, match=r"^GPU 5 of \S+ was given .* nvidia-smi") as caught:
+        join()
+    assert "12.8" in str(caught.value) and f"rm {leased}" in str(caught.value)
+    assert leased.read_text().endswith(" start of a job: cannot be opened\n")
+
+
+def test_a_pytorch_without_cuda_says_so_and_blames_no_device(
+    leased: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(InputError, match=r"^GPU 5 of \S+ was given .* is built without CUDA"):
+        join()
+    assert not leased.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DETRANSFER_GPUS", "8"), ("CUDA_VISIBLE_DEVICES", ""), (LEASED, "")],
+    ids=["a pretended device", "--gpus 0", "no lease"],
+)
+@pytest.mark.usefixtures("leased")
+def test_without_a_leased_gpu_the_processor_is_used(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert join() == torch.device("cpu")
 
 
 if __name__ == "__main__":

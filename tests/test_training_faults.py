@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from detransfer.batches import Example, LoaderDied, load
 from detransfer.checkpoints import BEFORE, CHECKPOINT, drop_checkpoints
 from detransfer.console import InputError
 from detransfer.device_faults import device_faults
+from detransfer.locks import LEASED
 from detransfer.training import train
 from tests.test_training_resume import Network, Pictures, Stopped, complete, recipe, run_in, weights
 
@@ -294,3 +296,35 @@ def test_a_device_has_the_name_that_its_machine_gives_it(monkeypatch: pytest.Mon
         device_faults(torch.device("cuda", 1), "detect", "Lower it"),
     ):
         raise RuntimeError("another fault")
+
+
+@pytest.mark.parametrize(
+    ("message", "broken"),
+    [
+        ("CUDA error: unspecified launch failure", True),
+        ("CUDA error: uncorrectable ECC error encountered", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("CUDA error: out of memory", False),
+        ("CUDA error: no kernel image is available for execution on the device", False),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
+        ("NCCL error: remote process exited or there was a network error", False),
+    ],
+)
+def test_a_gpu_that_fails_is_given_to_no_further_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, broken: bool
+) -> None:
+    """It would be the first free one for ever. A program's mistake takes no sound GPU away."""
+    locks = [tmp_path / f"gpu-{number}.lock" for number in (4, 6)]
+    monkeypatch.setenv(LEASED, os.pathsep.join(map(str, locks)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with (
+        pytest.raises(InputError, match=rf"GPU 6 of \S+ failed: {re.escape(message)}") as caught,
+        device_faults(torch.device("cuda", 1), "detect", "Lower it"),
+    ):
+        raise RuntimeError(f"{message}\nCompile with ...")
+    marks = list(tmp_path.iterdir())
+    assert marks == ([tmp_path / "gpu-6.lock.broken"] if broken else [])
+    for mark in marks:
+        assert f"re-admit it by: rm {mark}" in str(caught.value)
+        assert re.fullmatch(rf"[\d-]+ [\d:]+ detect: {re.escape(message)}\n", mark.read_text())

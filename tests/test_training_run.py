@@ -146,9 +146,11 @@ def test_an_edited_backbone_file_is_another_run(place: Place) -> None:
     )
     file.write_text(code)
     place.write_start(header={"architecture": {**SLIM, "name": "mine_of_run", "file": str(file)}})
-    before = place.state()
+    with pytest.raises(InputError, match=f"--architecture {file}"):
+        place.state()
+    before = place.state(architecture=str(file))
     file.write_text(code + "# edited\n")
-    assert place.state() != before
+    assert place.state(architecture=str(file)) != before
 
 
 def test_a_start_without_architecture_is_refused(place: Place) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import gzip
 import io
+import re
 import struct
 import tarfile
 import tracemalloc
@@ -22,9 +23,11 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from detransfer.backbone import register, save_backbone
 from detransfer.console import InputError
 from detransfer.data import extract as extraction
 from detransfer.data.decoding import decode
@@ -33,8 +36,10 @@ from detransfer.data.extract import Part, extract
 from detransfer.data.images import image_size
 from detransfer.data.matfile import read_mat
 from detransfer.data.readers import read_dataset
+from detransfer.features.extract import load_frozen
 from detransfer.strict import load_file, validate
 from detransfer.study import Study
+from detransfer.training_run import architecture_of
 from tests.data.web_site import QUICK
 
 MEGABYTE = 1 << 20
@@ -219,6 +224,66 @@ def test_nothing_that_is_loaded_can_be_a_pickle(repository: Path) -> None:
                     raise AssertionError(f"{file}: {ast.unparse(node)}")
                 case "yaml.load":
                     assert ast.unparse(node.args[1]) == "_Loader", file
+
+
+# --- Weights ---
+SPY = """
+from pathlib import Path
+Path(__file__).with_suffix(".ran").touch()
+from timm.models import register_model, resnet
+@register_model
+def {name}(pretrained=False, **arguments):
+    return resnet.resnet10t(channels=(8, 8, 16, 16), stem_width=4, **arguments)
+"""
+
+
+@pytest.mark.parametrize("named", ["spy_a.py", "data/unpacked/spy_b.py", "{absolute}/spy_c.py"])
+def test_a_file_that_weights_name_is_not_run_unless_the_user_names_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """Neither beside them, nor in the checkout, where archives are unpacked, nor elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    file = Path(named.format(absolute=tmp_path / "elsewhere"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(SPY.format(name=file.stem))
+    weights = tmp_path / "model.safetensors"
+    architecture = {"name": file.stem, "file": str(file)}
+    save_backbone(weights, {"x": torch.zeros(1)}, {"architecture": architecture})
+    refusal = rf"model\.safetensors: its network is defined by {file}.*--architecture {file}$"
+    for given in (None, Path("another.py")):
+        with pytest.raises(InputError, match=refusal):
+            load_frozen(weights, 32, given)
+    assert list(tmp_path.rglob("*.ran")) == []
+    with pytest.raises(InputError, match="of another architecture"):  # now it is; x is no weight
+        load_frozen(weights, 32, file)
+    assert list(tmp_path.rglob("*.ran")) == [file.resolve().with_suffix(".ran")]
+
+
+def test_the_users_file_is_run_and_not_the_one_that_weights_name(tmp_path: Path) -> None:
+    """A copy elsewhere will do, as on another machine; what lies where they say is left alone."""
+    for folder in ("trusted", "theirs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "spy_d.py").write_text(SPY.format(name="spy_d"))
+    own = tmp_path / "trusted" / "spy_d.py"
+    header = {"architecture": {"name": "spy_d", "file": str(tmp_path / "theirs" / "spy_d.py")}}
+    choice = architecture_of(header, tmp_path / "x.safetensors", own)
+    assert choice.file == own
+    register(choice)
+    assert list(tmp_path.rglob("*.ran")) == [own.with_suffix(".ran")]
+
+
+def test_every_program_that_builds_the_network_of_weights_asks_for_its_file(
+    repository: Path,
+) -> None:
+    openers = r"\b(load_(detector|classifier|segmenter|frozen)|architecture_of|detector_for)\("
+    opening = 0
+    for file in repository.glob("scripts/*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and re.match(openers, f"{ast.unparse(node.func)}("):
+                opening += 1
+                given = ast.unparse(node.args[-1])
+                assert given in ("arguments.architecture", "architecture"), f"{file}: {given}"
+    assert opening >= 9
 
 
 # --- URLs ---

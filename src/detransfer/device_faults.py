@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
+import time
 from collections.abc import Iterator
 
 import torch
 
 from detransfer.console import InputError
+from detransfer.locks import mark_broken
 
 PEERS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 FAILURES = ("CUDA error", "NCCL error", "cuDNN error", "CUBLAS_STATUS")
+# Of these, in small letters, what a sound GPU says too: of a program's mistake, of a job without a
+# lease that has filled it, of a PyTorch made for other GPUs, or of a connection.
+NOT_ITS_OWN = (
+    "device-side assert",
+    "illegal memory access",
+    "misaligned address",
+    "out of memory",
+    "no kernel image",
+    "invalid",
+    "alloc_failed",
+    "not_supported",
+    "nccl error",
+)
 
 
 @contextlib.contextmanager
 def device_faults(device: torch.device, job: str, remedy: str) -> Iterator[None]:
     """Turn a GPU's errors into an InputError with the device and the job.
 
-    ``job`` says what was running, ``remedy`` which key to lower where memory is short.
+    ``job`` says what was running, ``remedy`` which key to lower where memory is short. A leased GPU
+    that failed is given to no further job until somebody has looked at it.
     """
     try:
         yield
@@ -34,9 +51,25 @@ def device_faults(device: torch.device, job: str, remedy: str) -> Iterator[None]
             raise
         raise InputError(
             f"{job}: {name_of(device)} failed: {first}. Start the same command again: it goes on "
-            "from what is saved. If the same GPU fails again, look at nvidia-smi and dmesg and "
-            "leave it out by CUDA_VISIBLE_DEVICES"
+            f"from what is saved. {set_aside(device, job, first)}"
         ) from error
+
+
+def set_aside(device: torch.device, job: str, message: str) -> str:
+    """Mark a failed GPU for the lease; return in words what is to be done about it."""
+    mark = None
+    if device.type == "cuda" and not any(sign in message.lower() for sign in NOT_ITS_OWN):
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        mark = mark_broken(device.index or 0, f"{when} {job}: {message}")
+    if mark is None:
+        return (
+            "If the same GPU fails again, look at nvidia-smi and dmesg and leave it out by "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    return (
+        "The lease gives this GPU to no further job: look at nvidia-smi and dmesg, and re-admit it "
+        f"by: rm {shlex.quote(str(mark))}"
+    )
 
 
 def name_of(device: torch.device) -> str:

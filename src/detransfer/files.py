@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what identifies their content."""
+"""Files and folders that appear whole or not at all, and what identifies their content."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from detransfer.locks import sole_writer
 
 
 @contextlib.contextmanager
@@ -33,6 +36,32 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``output`` that replaces it on success and vanishes on failure.
+
+    Of several processes that make the same folder one writes at a time.
+    """
+    with sole_writer(output):
+        temporary = output.with_name(f".{output.name}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            _replace(temporary, output)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: Path, output: Path) -> None:
+    old = output.with_name(f".{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    new.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -24,6 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from detransfer.console import InputError
+from detransfer.device_faults import device_faults, name_of, set_aside
+from detransfer.locks import LEASED
 
 PATIENCE = datetime.timedelta(hours=3)  # torchrun notices the death of a process, this does not
 T = TypeVar("T")
@@ -35,7 +37,7 @@ def join() -> torch.device:
     """Meet the other processes that torchrun started, if any; return this one's device.
 
     The first process speaks for all: the others log errors only. Raises InputError for more
-    processes than GPUs.
+    processes than GPUs, and for a leased GPU that cannot be used.
     """
     local, started = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
@@ -46,7 +48,10 @@ def join() -> torch.device:
                 "process a GPU (scripts/with_gpus.py --gpus)"
             )
         device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
+        with device_faults(device, "start of a job", "See what else fills it (nvidia-smi)"):
+            torch.cuda.set_device(device)
+    elif os.environ.get(LEASED) and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        _refuse_the_processor(torch.device("cuda", local))
     if started > 1 and not dist.is_initialized():
         _hold_together()
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -57,13 +62,33 @@ def join() -> torch.device:
     return device
 
 
+def _refuse_the_processor(leased: torch.device) -> None:
+    """Raise InputError for a leased GPU that cannot be opened, unless it is a pretended one.
+
+    On the processor the job would run for weeks, and keep the GPU from all others.
+    """
+    if "DETRANSFER_GPUS" in os.environ:
+        return
+    what = f"{name_of(leased)} was given to this job, but PyTorch cannot open it"
+    if torch.version.cuda is None:
+        raise InputError(
+            f"{what}: {torch.__version__} is built without CUDA; install one that is, or ask for "
+            "no GPUs (resources of the configuration, --gpus 0)"
+        )
+    advice = set_aside(leased, "start of a job", "cannot be opened")
+    raise InputError(
+        f"{what}; see whether nvidia-smi lists it, and whether its driver is new enough for CUDA "
+        f"{torch.version.cuda}. {advice}. To run on the processor ask for no GPUs (--gpus 0)"
+    )
+
+
 def _hold_together() -> None:
     """Keep the lease's GPUs as long as this process lives, and live no longer than torchrun.
 
     torchrun's processes inherit nothing. Killed by SIGKILL it would leave them behind; so they get
     a SIGTERM then, and save their state.
     """
-    for path in filter(None, os.environ.get("DETRANSFER_LOCKS", "").split(os.pathsep)):
+    for path in filter(None, os.environ.get(LEASED, "").split(os.pathsep)):
         _locks.append(os.open(path, os.O_RDWR))
         fcntl.flock(_locks[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
     if sys.platform == "linux":

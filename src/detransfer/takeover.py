@@ -7,13 +7,13 @@ was left behind is told to stop; it saves its state, and the new one goes on fro
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
 import logging
 import os
 import signal
 import socket
 from pathlib import Path
+
+from detransfer.locks import hold
 
 log = logging.getLogger(__name__)
 LOCK = "running"
@@ -28,24 +28,11 @@ def take_over(state: Path) -> None:
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    descriptor = os.open(state / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # open until the end
-    here = socket.gethostname()
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        host, _, holder = os.pread(descriptor, 1024, 0).decode(errors="replace").partition(" ")
-        if (host, holder) == (here, str(os.getpid())):
-            os.close(descriptor)
-            return
+
+    def stop(host: str, holder: str) -> None:
         log.info("process %s on %s still trains in %s; it is to stop", holder, host, state)
-        if host == here and holder.isdecimal():
+        if host == socket.gethostname() and holder.isdecimal():
             with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
                 os.kill(int(holder), signal.SIGTERM)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        log.info("%s: locks do not work there (%s)", state, error)
-        os.close(descriptor)
-        return
-    os.register_at_fork(after_in_child=functools.partial(os.close, descriptor))  # not a loader's
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{here} {os.getpid()}".encode(), 0)
+
+    hold(state / LOCK, stop)

@@ -102,6 +102,7 @@ def training_arguments(description: str) -> argparse.ArgumentParser:
     add("--state", type=Path, required=True, help="folder for checkpoints and logs of this run")
     add("--output", type=Path, required=True, help="folder for model.safetensors and fit.json")
     add("--threads", type=int, default=1, help="processor cores to use")
+    add_architecture(parser)
     return parser
 
 
@@ -116,7 +117,8 @@ def open_job(
     device, workers = use_machine(arguments.threads)
     torch.manual_seed(arguments.seed)
     index = read_index(arguments.index).split(*arguments.splits)
-    architecture = architecture_of(read_header(arguments.start), arguments.start)
+    header = read_header(arguments.start)
+    architecture = architecture_of(header, arguments.start, arguments.architecture)
     register(architecture)
     code = imported_files(program, Path(__file__).parent)
     if architecture.file:
@@ -148,14 +150,40 @@ def open_job(
     )
 
 
-def architecture_of(header: dict[str, Any], path: Path) -> BackboneChoice:
-    """Return the network that a weight file's header names; raises InputError without one."""
+def add_architecture(parser: argparse.ArgumentParser) -> None:
+    """Add the option of every program that builds the network of a weight file."""
+    parser.add_argument(
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="Python file that defines the network of the weights, where timm does not (backbone."
+        "file of the study); it is run, and no other that the weights may name",
+    )
+
+
+def architecture_of(header: dict[str, Any], path: Path, own: Path | None) -> BackboneChoice:
+    """Return the network that a weight file's header names, defined by the ``own`` file if needed.
+
+    The header comes with the weights, from anywhere, and what it names would be run: so it only
+    says that a file is needed, and the user which. A folder that is trusted as a whole would not
+    do, since downloads and unpacked archives lie in the checkout too. Raises InputError for a
+    header without a network, and where the file is not given or has another name.
+    """
     if "architecture" not in header:
         raise InputError(
             f"{path}: its header does not say which network it is; make it with "
             "scripts/import_backbone.py or scripts/export_backbone.py"
         )
-    return validate(BackboneChoice, header["architecture"], str(path))
+    choice = validate(BackboneChoice, header["architecture"], str(path))
+    if choice.file is None:
+        return choice
+    if own is None or own.name != choice.file.name:
+        given = "" if own is None else f", not by {own}"
+        raise InputError(
+            f"{path}: its network is defined by {choice.file}{given}; that file would be run: read "
+            f"it, and give it where you trust it: --architecture {choice.file}"
+        )
+    return choice.model_copy(update={"file": own})
 
 
 def use_machine(threads: int) -> tuple[torch.device, int]:

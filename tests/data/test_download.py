@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,3 +130,38 @@ def test_an_unreachable_server_is_an_error(tmp_path: Path) -> None:
         fetch_url("http://127.0.0.1:9/x", SHA, tmp_path / "f", Patience(2, 0.01, 2))
     with pytest.raises(InputError, match="unknown kind of address"):
         fetch_url("ftp://127.0.0.1/x", SHA, tmp_path / "f", QUICK)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from detransfer.locks import sole_writer
+output = Path(sys.argv[1])
+with sole_writer(output):
+    output.with_name("begun").touch()
+    end = time.monotonic() + 60
+    while not output.with_name("go").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    output.with_name("left").replace(output)
+"""
+
+
+@pytest.mark.parametrize("left", [CONTENT, CONTENT[:-1]])
+def test_a_download_that_was_left_behind_is_waited_for(
+    site: Site, tmp_path: Path, left: bytes
+) -> None:
+    """Both append to the same .part. What the other one has made is taken where it is right."""
+    (tmp_path / "left").write_bytes(left)
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "f")])
+    while not (tmp_path / "begun").exists():
+        assert other.poll() is None
+        time.sleep(0.02)
+    with ThreadPoolExecutor() as threads:
+        fetched = threads.submit(fetch, site.url, tmp_path / "f", Expected(sha256=SHA), QUICK)
+        time.sleep(0.5)
+        assert site.asked == [] and not fetched.done()
+        (tmp_path / "go").touch()
+        assert fetched.result(30) == SHA
+    assert other.wait(10) == 0
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert site.asked == ([] if left == CONTENT else [""])

@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -208,3 +209,46 @@ def test_a_plain_file_is_copied_into_its_folder(tmp_path: Path) -> None:
     labels.write_bytes(bytes(range(200)))
     extract([Part(labels, "labels")], tmp_path / "out")
     assert (tmp_path / "out" / "labels" / "imagelabels.mat").read_bytes() == labels.read_bytes()
+
+
+HALF = """
+import sys, time
+from pathlib import Path
+from detransfer.data import extract as extraction
+
+def slow(archive, folder):  # as one of a million files
+    (folder / "a.txt").write_text("half")
+    Path(sys.argv[3]).touch()
+    end = time.monotonic() + 60
+    while not Path(sys.argv[4]).exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    (folder / "a.txt").write_text("of the first")
+
+extraction._extract_archive = slow
+extraction.extract([extraction.Part(Path(sys.argv[1]))], Path(sys.argv[2]))
+"""
+WHOLE = """
+import sys
+from pathlib import Path
+from detransfer.data.extract import Part, extract
+extract([Part(Path(sys.argv[1]))], Path(sys.argv[2]))
+"""
+
+
+def test_a_job_that_was_left_behind_is_waited_for(tmp_path: Path) -> None:
+    """Both unpack in the same place: the second would remove what the first writes."""
+    write_zip(tmp_path / "x.zip", FILES)
+    output, begun, go = tmp_path / "out", tmp_path / "begun", tmp_path / "go"
+    words = [str(tmp_path / "x.zip"), str(output)]
+    first = subprocess.Popen([sys.executable, "-c", HALF, *words, str(begun), str(go)])
+    while not begun.exists():
+        assert first.poll() is None
+        time.sleep(0.02)
+    second = subprocess.Popen([sys.executable, "-c", WHOLE, *words])
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(2)
+    assert not output.exists()
+    go.touch()
+    assert (first.wait(30), second.wait(30)) == (0, 0)
+    assert tree(output) == FILES, "the second unpacked, once it was alone"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "go", "out", "x.zip"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +248,28 @@ def test_an_untrained_network_gets_the_statistics_of_the_images(
     np.testing.assert_allclose(again, found.layer("conv5"), rtol=1e-5, atol=1e-5)
     first = json.loads((tmp_path / "features/features.json").read_text())
     assert first["index_digest"] == found.header["index_digest"]
+
+
+def test_a_recording_that_was_left_behind_is_waited_for(
+    repository: Path, world: Path, tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both write rows into the same files: where the first one ended is looked up after its end."""
+    program = repository / "scripts/extract_features.py"
+    started: list[subprocess.Popen[str]] = []
+
+    def start_another(path: Path) -> Tensor:
+        if not started:
+            command = [sys.executable, str(program), *words(world, tmp_path, recipe)]
+            started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+            assert started[0].stderr is not None
+            waiting = f"waiting for process {os.getpid()} on"
+            assert any(waiting in line for line in started[0].stderr), "it records as well"
+        return decode(path)
+
+    monkeypatch.setattr("detransfer.data.views.decode", start_another)
+    call(program, words(world, tmp_path, recipe))
+    assert started[0].wait(60) == 0
+    expected = by_hand(world, world / "backbone.safetensors")
+    found = open_features(tmp_path / "features").layer("conv5")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert not list((tmp_path / "state").iterdir())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 import runpy
@@ -169,3 +170,23 @@ def test_timm_reads_the_folder_for_a_hub(program: Program, tmp_path: Path) -> No
     assert 'load_file("model.safetensors")' in (tmp_path / "hub/README.md").read_text()
     with pytest.raises(InputError, match="is there already"):
         program("export_hub", *words)
+
+
+def test_a_folder_for_a_hub_is_whole_or_not_there(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a full disk leaves half would be refused by the next run, as a folder that is there."""
+    path, model = backbone(tmp_path)
+    program("model_card", "--backbone", path, "--output", tmp_path / "README.md")
+    words = ["--backbone", path, "--card", tmp_path / "README.md", "--output", tmp_path / "hub"]
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("shutil.copyfile", full)
+        program("export_hub", *words)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "README.md"}
+    program("export_hub", *words)
+    same(timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True), model)

@@ -147,10 +147,40 @@ def test_downloads_name_what_needs_a_person_and_what_has_no_size(plan: dict[str,
 
 
 def test_a_disk_that_is_too_small_is_said(plan: dict[str, Any], tmp_path: Path) -> None:
-    (line,) = plan["by_disk"]({tmp_path: 1e18, Path(): 1e6})  # both on one disk
+    (line,) = plan["by_disk"]({tmp_path: 1e18, Path(): 1e6}, {})  # both on one disk
     assert "NOT ENOUGH" in line and "needed 1000000.0 TB" in line
-    (line,) = plan["by_disk"]({tmp_path: 1.0})
+    (line,) = plan["by_disk"]({tmp_path: 1.0}, {})
     assert line.endswith("enough")
+
+
+EXTRACT = """rule extract:
+    input: data/archives/{archive}, data/archives/words.txt
+    output: data/{archive}.unpacked
+    jobid: 2
+    resources: tmpdir=<TBD>, mem_mb=8000
+Shell command: python scripts/extract.py --output data/{archive}.unpacked
+"""
+
+
+def test_no_disk_is_enough_for_archives_without_a_size(plan: dict[str, Any]) -> None:
+    known = "VOCtest_06-Nov-2007.tar"
+    blocks = [FETCH.format(archive=name) for name in (known, "words.txt")]
+    blocks.append(EXTRACT.format(archive=known))
+    found, sizes = jobs(*blocks), plan["Sizes"](True)
+    costs = [cost(plan, block) for block in blocks]
+    assert [each.seconds is None for each in costs] == [False, True, False]
+    first, line = plan["disk"](found, costs, 0, sizes.bytes(found[0]), sizes)
+    size = sizes.archives[known].size
+    assert size > 4e8
+    assert f"to download: at least {size / 1e6:.1f} MB, without 1 archive of unknown size;" in first
+    # Fetched and unpacked: what is known counts twice, the one that is not known once.
+    assert f"needed at least {2 * size / 1e6:.1f} MB, without 1 archive of unknown size" in line
+    verdict = line.rpartition(": ")[2]
+    assert verdict.endswith(" are left for those") and "enough" not in verdict
+    (line,) = plan["by_disk"]({Path(): 1e18}, {Path(): {"a", "b"}})
+    assert "without 2 archives of unknown size" in line and "NOT ENOUGH" in line
+    (line,) = plan["by_disk"]({Path(): 1e18}, {})
+    assert "at least" not in line
 
 
 def test_the_stated_speeds_are_those_of_rules_that_exist(repository: Path) -> None:

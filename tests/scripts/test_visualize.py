@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +172,31 @@ def test_an_interrupted_recording_goes_on_to_the_same_bytes(
     for name in ("activation.npy", "maskout.npy", "images.parquet"):
         first = (tmp_path / "whole/made" / name).read_bytes()
         assert (tmp_path / "made" / name).read_bytes() == first, name
+
+
+def test_a_recording_that_was_left_behind_is_waited_for(
+    repository: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both write rows into the same files, and the first to end removes them."""
+    program = repository / "scripts/visualize.py"
+    given = words(world, tmp_path, images=2)
+    started: list[subprocess.Popen[str]] = []
+
+    def start_another(path: Path) -> Tensor:
+        if not started:
+            command = [sys.executable, str(program), *given]
+            started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+            assert started[0].stderr is not None
+            waiting = f"waiting for process {os.getpid()} on"
+            assert any(waiting in line for line in started[0].stderr), "it records as well"
+        return decode(path)
+
+    monkeypatch.setattr("detransfer.data.views.decode", start_another)
+    call(program, given)
+    first = (tmp_path / "made/maskout.npy").read_bytes()
+    assert started[0].wait(60) == 0
+    assert (tmp_path / "made/maskout.npy").read_bytes() == first
+    assert not list((tmp_path / "state").iterdir())
 
 
 def test_a_probe_of_other_weights_views_or_classes_is_refused(

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 PROGRAM = Path(__file__).parents[2] / "scripts/with_gpus.py"
-NOT_INHERITED = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_STEP_ID", "DETRANSFER_GPUS")
+NOT_INHERITED = (
+    "CUDA_VISIBLE_DEVICES",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "DETRANSFER_GPUS",
+    "DETRANSFER_LEASE",
+)
 
 
 def environment(**settings: str | None) -> dict[str, str]:
@@ -348,8 +358,9 @@ def test_killing_snakemake_and_its_jobs_leaves_all_devices_free(
     lease: Lease, tmp_path: Path
 ) -> None:
     """The whole group is killed, with holders, waiters and the command of the holder."""
-    for gpus in (3, 5, 8, 1):
+    for number, gpus in enumerate((3, 5, 8, 1)):
         lease.start(gpus, "echo >> log; sleep 30")
+        wait_until(lambda: begun(tmp_path) + lease.tickets() > number)  # noqa: B023 (called at once)
     wait_until(lambda: begun(tmp_path) == 2 and lease.tickets() == 2)
     for job in lease.started:
         os.killpg(job.pid, signal.SIGKILL)
@@ -357,3 +368,165 @@ def test_killing_snakemake_and_its_jobs_leaves_all_devices_free(
         job.wait(timeout=5)
     assert lease.finish(8, "echo $CUDA_VISIBLE_DEVICES")[:2] == (0, "0,1,2,3,4,5,6,7")
     assert lease.tickets() == 0
+
+
+# Devices that failed
+
+
+def broken(lease: Lease, device: int, message: str = "2026-01-01 job: CUDA error") -> Path:
+    mark = lease.folder / "locks" / f"gpu-{device}.lock.broken"
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text(f"{message}\n")
+    return mark
+
+
+def test_a_device_that_failed_is_skipped_and_named(lease: Lease) -> None:
+    mark = broken(lease, 0)
+    code, output, messages = lease.finish(2, "echo $CUDA_VISIBLE_DEVICES")
+    assert (code, output) == (0, "1,2")
+    assert messages.count("GPU 0 is left out, since it failed: 2026-01-01 job: CUDA error") == 1
+    mark.unlink()
+    assert lease.finish(2, "echo $CUDA_VISIBLE_DEVICES")[:2] == (0, "0,1")
+
+
+def test_too_few_sound_devices_are_refused_at_once(lease: Lease, tmp_path: Path) -> None:
+    lease.start(6, "touch up; sleep 30")
+    wait_until((tmp_path / "up").exists)
+    lease.start(5, "true")  # who comes behind a job that waits is refused without waiting
+    wait_until(lambda: lease.tickets() == 1)
+    marks = [broken(lease, 3), broken(lease, 5)]
+    code, output, messages = lease.finish(7, "echo ran")
+    assert (code, output) == (2, "")
+    assert "7 GPUs asked for, but 6 of 8 are left (GPU 3 failed: 2026-01-01 job" in messages
+    assert f"re-admit what works again by: rm {marks[0]} {marks[1]}" in messages
+
+
+def test_a_device_that_fails_while_it_is_waited_for_is_not_given_out(
+    lease: Lease, tmp_path: Path
+) -> None:
+    one = {"DETRANSFER_GPUS": "1"}
+    holder = lease.start(1, "touch up; until [ -e go ]; do sleep 0.02; done", **one)
+    wait_until((tmp_path / "up").exists)
+    heir = lease.start(1, "echo ran", **one)
+    wait_until(lambda: lease.tickets() == 1)
+    time.sleep(0.3)
+    broken(lease, 0)
+    (tmp_path / "go").touch()
+    assert holder.wait(timeout=5) == 0
+    output, messages = heir.communicate(timeout=5)
+    assert (heir.returncode, output) == (2, "") and "0 of 1 are left" in messages
+    assert lease.tickets() == 0
+
+
+def test_a_device_that_fails_at_the_last_moment_is_not_given_out(tmp_path: Path) -> None:
+    """Its job marks it and ends just when the next one has looked whether it is sound."""
+    collect = runpy.run_path(str(PROGRAM))["collect"]
+    mark, lock = tmp_path / "gpu-0.lock.broken", collect.__globals__["try_lock"]
+
+    def failing(descriptor: int) -> bool:
+        mark.touch()
+        return bool(lock(descriptor))
+
+    collect.__globals__["try_lock"] = failing
+    assert list(collect(tmp_path, ["0", "1"], 1)) == ["1"]
+
+
+# Several users
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder of locks for all users, not made yet, where all can reach it."""
+    folder = Path(tempfile.mkdtemp(prefix="detransfer-lease-"))
+    folder.chmod(0o755)
+    yield folder / "locks"
+    shutil.rmtree(folder)
+
+
+# The program as another user, to whom this Python's files may be closed: read as this one.
+AS_USER = """
+import os, runpy, sys
+program, user = sys.argv[1], int(sys.argv[2])
+found = runpy.run_path(program)
+sys.argv = [program, *sys.argv[3:]]
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+found["run"](found["main"])
+"""
+
+
+def leased(
+    script: str, common: Path | None, *options: str, user: int | None = None, umask: int = 0o022
+) -> tuple[int, str, str]:
+    """Run a lease in a common folder to its end; return the exit code, its output and messages."""
+    start = [sys.executable, str(PROGRAM)]
+    if user is not None:
+        start = [sys.executable, "-c", AS_USER, str(PROGRAM), str(user)]
+    done = subprocess.run(
+        [*start, *options, "--", "sh", "-c", script],
+        env=environment(DETRANSFER_LEASE=common and str(common)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        umask=umask,
+        check=False,
+    )
+    return done.returncode, done.stdout.strip(), done.stderr
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_common_folder_is_open_to_all_whatever_its_first_user_hides(
+    common: Path, umask: int
+) -> None:
+    files = "ls -1 $DETRANSFER_LEASE; umask"
+    code, output, messages = leased(files, common, "--gpus=1", umask=umask)
+    assert (code, output.split()) == (0, ["gpu-0.lock", "queue.lock", f"0{umask:03o}"]), messages
+    assert common.stat().st_mode & 0o7777 == 0o1777
+    assert {path.stat().st_mode & 0o777 for path in common.iterdir()} == {0o666}
+
+
+def test_two_users_of_a_common_folder_share_the_devices(common: Path) -> None:
+    """Neither may remove the other's files, nor open them as if to make them."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be two users")
+    show, nobody = "echo $CUDA_VISIBLE_DEVICES", 65534
+    assert leased(show, common, "--gpus=1")[:2] == (0, "0")
+    dead = common / "000000000000.ticket"  # of a waiter of root that was killed
+    dead.touch()
+    dead.chmod(0o666)
+    with (common / "gpu-0.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, output, messages = leased(show, common, "--gpus=1", user=nobody)
+        assert (code, output) == (0, "1"), messages
+    assert (common / "gpu-1.lock").stat().st_uid == nobody
+    assert leased(show, common, "--gpus=2")[:2] == (0, "0,1"), "root opens what the other has made"
+    code, _, messages = leased(show, None, "--gpus=1", f"--state={common}", user=nobody)
+    assert code == 2 and f"{common} belongs to another user" in messages
+
+
+def test_a_link_in_a_common_folder_is_not_followed(common: Path, tmp_path: Path) -> None:
+    assert leased("true", common, "--gpus=1")[0] == 0
+    precious = tmp_path / "precious"
+    precious.write_text("content")
+    for target in (precious, tmp_path / "not there"):
+        (common / "gpu-0.lock").unlink()
+        (common / "gpu-0.lock").symlink_to(target)
+        code, output, messages = leased("echo ran", common, "--gpus=1")
+        assert (code, output) == (2, "") and "gpu-0.lock: is a link where a lock" in messages
+    assert precious.read_text() == "content" and not (tmp_path / "not there").exists()
+
+
+def test_a_common_folder_from_which_locks_can_be_taken_is_refused(common: Path) -> None:
+    common.mkdir()
+    common.chmod(0o777)
+    code, _, messages = leased("true", common, "--gpus=1")
+    assert code == 2 and f"chmod +t {common}" in messages
+
+
+def test_without_a_common_folder_each_user_has_his_own() -> None:
+    helped = subprocess.run(
+        [sys.executable, str(PROGRAM), "--help"], env=environment(), capture_output=True, text=True
+    ).stdout
+    assert "no other leased job of this user on this machine has" in helped
+    assert "DETRANSFER_LEASE,else/tmp/detransfer-gpus-<userid>" in "".join(helped.split())

@@ -228,6 +228,31 @@ def test_the_report_knows_what_the_study_makes_and_which_jobs_hold_devices(
     assert held == {name: "1" for name, rule in rules.items() if "gpu" in rule["resources"]}
 
 
+def test_the_file_of_the_network_is_given_to_whoever_builds_it(
+    checkout: Checkout, jobs: list[dict[str, str]]
+) -> None:
+    """Weights name it too, but a program runs only the one that it is given."""
+    assert not any("--architecture" in job["command"] for job in jobs), "timm has the paper's"
+    file = "config/backbones/mobilenetv1_025_leaky.py"
+    study = f"backbone={{name: mobilenetv1_025_leaky, file: {file}}}"
+    words = ("-n", "--configfile", "config/demo.yaml", "--config", study)
+    text = checkout.snakemake(*words).output
+    commands = set(re.findall(r"^Shell command: (.*)$", text, re.M))
+    given = {scripts(command)[-1] for command in commands if f"--architecture {file} " in command}
+    opening = {"train_classifier", "train_detector", "train_labels", "train_segmenter"}
+    opening |= {"search_classifier", "mine_proposals", "classify", "detect", "segment", "visualize"}
+    opening |= {"extract_features", "extract_detector_features", "export_backbone"}
+    assert given == opening & {scripts(command)[-1] for command in commands}
+    assert len(given) > 10
+    for command in commands:
+        assert scripts(command)[-1] not in opening or f"--architecture {file} " in command, command
+
+
+def scripts(command: str) -> list[str]:
+    """Return the names of the programs in a command."""
+    return re.findall(r"scripts/(\w+)\.py", command) or [""]
+
+
 def test_scales_are_advised_for_the_chips_that_are_trained_on(
     checkout: Checkout, jobs: list[dict[str, str]]
 ) -> None:

@@ -35,6 +35,8 @@ except InputError as error:
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 ONE_GPU = min(1, STUDY.resources.predict.gpu)  # of programs that run in one process
+# The option that lets a program run the file of the study's network, which weights only name.
+ARCHITECTURE = f"--architecture {STUDY.backbone.file}" if STUDY.backbone.file else ""
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 # Whether downloads and pre-trainings are shared between checkouts (docs/cluster.md). Snakemake
 # allows such a rule no benchmark; the record of a training (fit.json) has its time and memory.

@@ -45,7 +45,8 @@ rule mask_out:
         "--splits {params.splits} --eval-split {params.split} --view {input.view} "
         "--recipe {input.recipe} {params.more} --state {params.state} "
         "--output {params.folder} --threads {threads} --pretraining {wildcards.pretraining} "
-        "--target {params.target} --dataset {wildcards.dataset} --seed {params.seed} 2> {log}"
+        "--target {params.target} --dataset {wildcards.dataset} --seed {params.seed} "
+        "{ARCHITECTURE} 2> {log}"
 
 
 # Of images with masks, which say what the activation maps cover.

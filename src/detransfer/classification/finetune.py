@@ -149,10 +149,13 @@ class Classifier(nn.Module):
         }
 
 
-def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """Rebuild a trained classifier from its model file alone; return it with the file's header.
+def load_classifier(
+    path: Path, architecture: Path | None = None
+) -> tuple[Classifier, dict[str, Any]]:
+    """Rebuild a trained classifier from its model file; return it with the file's header.
 
-    Raises InputError for a file that holds no classifier, or not the one its header describes.
+    ``architecture`` is the file that defines its backbone, where timm does not. Raises InputError
+    for a file that holds no classifier, or not the one its header describes.
     """
     state, header = read_weights(path)
     if header.get("task") != "classification":
@@ -161,11 +164,9 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
             "model.safetensors that scripts/train_classifier.py wrote"
         )
     recipe = validate(ClassificationRecipe, header["recipe"], str(path))
-    architecture = architecture_of(header, path)
-    network = recipe.backbone
-    backbone = build(
-        architecture, len(header["classes"]), network.output_stride, network.deformable_groups
-    )
+    network, choice = recipe.backbone, architecture_of(header, path, architecture)
+    classes = len(header["classes"])
+    backbone = build(choice, classes, network.output_stride, network.deformable_groups)
     model = Classifier(backbone, recipe)
     try:
         model.load_state_dict(state)

@@ -18,6 +18,7 @@ from typing import IO, Literal
 from tqdm import tqdm
 
 from detransfer.console import InputError
+from detransfer.files import whole_folder
 
 log = logging.getLogger(__name__)
 TAR = (".tar", ".tar.gz", ".tgz")
@@ -42,25 +43,10 @@ def extract(parts: Sequence[Part], output: Path) -> None:
     InputError for an archive that is missing, truncated or of an unknown kind, and for a member
     that is a link or a device, that would leave the folder, or that the disk has no room for.
     """
-    temporary = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-    temporary.mkdir(parents=True)
-    try:
+    with whole_folder(output) as temporary:
         for part in parts:
             log.info("extracting %s", part.archive)
             _extract_archive(part.archive, temporary / part.folder)
-        _replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(new: Path, output: Path) -> None:
-    old = output.with_name(f".{output.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    new.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _extract_archive(archive: Path, folder: Path) -> None:

@@ -52,17 +52,16 @@ class View:
         return height, width
 
 
-def load_detector(path: Path) -> tuple[Detector, list[str]]:
-    """Rebuild a detector from its model file alone; return it with the names of its classes.
+def load_detector(path: Path, architecture: Path | None = None) -> tuple[Detector, list[str]]:
+    """Rebuild a detector from its model file; return it with the names of its classes.
 
-    Raises InputError when the file is not a detector of this project or does not fit its header.
+    ``architecture`` is the file that defines its backbone, where timm does not. Raises InputError
+    when the file is not a detector of this project or does not fit its header.
     """
     state, header = read_weights(path)
     recipe = validate(DetectionRecipe, header.get("recipe", {}), f"{path}: recipe in the header")
-    network = recipe.backbone
-    backbone = build(
-        architecture_of(header, path), 0, network.output_stride, network.deformable_groups
-    )
+    network, choice = recipe.backbone, architecture_of(header, path, architecture)
+    backbone = build(choice, 0, network.output_stride, network.deformable_groups)
     detector = Detector(backbone, len(header["classes"]), recipe)
     try:
         detector.load_state_dict(state)

@@ -36,18 +36,21 @@ class BackboneFeatures(nn.Module):
         return {"conv5": conv5(self.backbone, images, self.precision).mean((2, 3))}
 
 
-def load_frozen(path: Path, output_stride: int) -> tuple[nn.Module, dict[str, Any]]:
+def load_frozen(
+    path: Path, output_stride: int, architecture: Path | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Return the backbone of a weight file at a stride, and the file's header.
 
     The file is a backbone.safetensors, or the model.safetensors of a training, whose deformable
-    layers keep their offsets. Raises InputError for offsets that were learnt at another stride.
+    layers keep their offsets; ``architecture`` is the file that defines its network, where timm
+    does not. Raises InputError for offsets that were learnt at another stride.
     """
     state, header = read_weights(path)
     network = header.get("recipe", {}).get("backbone", {})
     own = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
     groups = network.get("deformable_groups", 0) if own else 0  # a backbone file has no offsets
     check_stride(path, network.get("output_stride"), output_stride, fixed=bool(groups))
-    backbone = build(architecture_of(header, path), 0, output_stride, groups)
+    backbone = build(architecture_of(header, path, architecture), 0, output_stride, groups)
     fit_backbone(backbone, own or state, str(path))
     if groups:  # which a fine-tuning would start without
         backbone.load_state_dict({name: own[name] for name in backbone.state_dict()})

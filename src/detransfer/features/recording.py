@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from detransfer.device_faults import device_faults
 from detransfer.features.extract import record
 from detransfer.files import digest, sha256
 from detransfer.imports import code_digest, imported_files
-from detransfer.ranks import first
+from detransfer.locks import sole_writer
+from detransfer.ranks import first, largest
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.training_log import device_name
-from detransfer.training_run import architecture_of, use_machine
+from detransfer.training_run import add_architecture, architecture_of, use_machine
 from detransfer.untrained import estimate_statistics
 
 REMEDY = "Lower batch_size in the recipe of the features"
@@ -37,6 +39,7 @@ def recording_arguments(description: str) -> argparse.ArgumentParser:
     add("--state", type=Path, required=True, help="folder for unfinished recordings")
     add("--output", type=Path, required=True, help="folder to write")
     add("--threads", type=int, default=1, help="processor cores to use")
+    add_architecture(parser)
     return parser
 
 
@@ -57,7 +60,7 @@ def write_recording(
     index = read_index(arguments.index)
     splits = [*arguments.splits, *([arguments.eval_split] if arguments.eval_split else [])]
     part = index.split(*splits)
-    architecture = architecture_of(weights, arguments.weights)
+    architecture = architecture_of(weights, arguments.weights, arguments.architecture)
     code = imported_files(program, Path(__file__).parents[1])
     identity = {
         "index_digest": part.digest(),
@@ -69,19 +72,21 @@ def write_recording(
     }
     state = arguments.state / digest([json.dumps(identity, sort_keys=True)])[:16]
     untrained = weights.get("kind") == "untrained"
-    with device_faults(device, f"features of {arguments.weights}", REMEDY):
-        if untrained:
-            learnt = CentralViews(index.split(*arguments.splits), recipe.size, recipe.resize)
-            backbone: Any = network.backbone
-            estimate_statistics(backbone, learnt, device, recipe.precision)
-        views = CentralViews(part, recipe.size, recipe.resize)
-        writer = record(network, views, recipe, state, device, workers)
-    if not first():
-        return
-    header = {
-        **identity,
-        "pretraining": weights.get("pretraining"),
-        "batch_norm": "estimated" if untrained else "stored",
-        "device": device_name(device),
-    }
-    writer.finish(arguments.output, part.images, header)
+    with sole_writer(state) if first() else contextlib.nullcontext():
+        largest(0)  # all go on from the same row, also where the first process has waited
+        with device_faults(device, f"features of {arguments.weights}", REMEDY):
+            if untrained:
+                learnt = CentralViews(index.split(*arguments.splits), recipe.size, recipe.resize)
+                backbone: Any = network.backbone
+                estimate_statistics(backbone, learnt, device, recipe.precision)
+            views = CentralViews(part, recipe.size, recipe.resize)
+            writer = record(network, views, recipe, state, device, workers)
+        if not first():
+            return
+        header = {
+            **identity,
+            "pretraining": weights.get("pretraining"),
+            "batch_norm": "estimated" if untrained else "stored",
+            "device": device_name(device),
+        }
+        writer.finish(arguments.output, part.images, header)

@@ -29,6 +29,7 @@ import pyarrow as pa
 from detransfer.console import InputError
 from detransfer.data.index import Index
 from detransfer.files import sha256, write_json
+from detransfer.locks import sole_writer
 
 HEADER, MARK, IMAGES = "features.json", "progress.json", "images.parquet"
 KNOWN_IMAGE_COLUMNS = ("image_id", "path", "width", "height", "split", "class_id")
@@ -37,7 +38,8 @@ KNOWN_IMAGE_COLUMNS = ("image_id", "path", "width", "height", "split", "class_id
 class FeatureWriter:
     """Appends rows to all layers of an unfinished recording in ``folder``; goes on where it ended.
 
-    ``rows`` says how many images are recorded already.
+    ``rows`` says how many images are recorded already. Whoever makes a writer keeps other processes
+    out of the folder before, and until the end (:func:`detransfer.locks.sole_writer`).
     """
 
     def __init__(self, folder: Path, images: int) -> None:
@@ -81,10 +83,11 @@ class FeatureWriter:
         write_json(self.folder / HEADER, {**header, "images": len(images), "layers": layers})
         (self.folder / MARK).unlink()
         aside = target.with_name(f".{target.name}.whole")
-        for left in (aside, target):
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.move(self.folder, aside)  # it may lie on another disk, from where nothing is atomic
-        aside.rename(target)
+        with sole_writer(target):  # another recording's writer has another folder
+            for left in (aside, target):
+                shutil.rmtree(left, ignore_errors=True)
+            shutil.move(self.folder, aside)  # from another disk, perhaps: nothing is atomic there
+            aside.rename(target)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npy"

@@ -143,10 +143,13 @@ def pixel_loss(scores: Tensor, masks: list[Tensor]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def load_segmenter(path: Path) -> tuple[Segmenter, dict[str, Any]]:
-    """Rebuild a trained segmenter from its model file alone; return it with the file's header.
+def load_segmenter(
+    path: Path, architecture: Path | None = None
+) -> tuple[Segmenter, dict[str, Any]]:
+    """Rebuild a trained segmenter from its model file; return it with the file's header.
 
-    Raises InputError for a file that holds no segmenter, or not the one its header describes.
+    ``architecture`` is the file that defines its backbone, where timm does not. Raises InputError
+    for a file that holds no segmenter, or not the one its header describes.
     """
     state, header = read_weights(path)
     if header.get("task") != "segmentation":
@@ -155,10 +158,8 @@ def load_segmenter(path: Path) -> tuple[Segmenter, dict[str, Any]]:
             "model.safetensors that scripts/train_segmenter.py wrote"
         )
     recipe = validate(SegmentationRecipe, header["recipe"], str(path))
-    network = recipe.backbone
-    backbone = build(
-        architecture_of(header, path), 0, network.output_stride, network.deformable_groups
-    )
+    network, choice = recipe.backbone, architecture_of(header, path, architecture)
+    backbone = build(choice, 0, network.output_stride, network.deformable_groups)
     model = Segmenter(backbone, len(header["classes"]), recipe)
     try:
         model.load_state_dict(state)
