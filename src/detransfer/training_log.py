@@ -6,14 +6,13 @@ import csv
 import logging
 import resource
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from detransfer.console import InputError
+from detransfer.console import InputError, duration
 from detransfer.files import atomic
 
 log = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ class TrainingLog:
             progress.epoch,
             losses["loss"],
             speed,
-            time.strftime("%H:%M:%S", time.gmtime(left)),
+            duration(left),
         )
 
     def _append(
