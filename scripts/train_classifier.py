@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from detransfer.classification.accuracy import accuracy, permuted
-from detransfer.classification.evaluate import predict
+from detransfer.classification.evaluate import REMEDY, predict
 from detransfer.classification.finetune import Classifier, labelled_images
 from detransfer.classification.search import chosen_recipe
 from detransfer.console import run
+from detransfer.device_faults import device_faults
 from detransfer.recipes.classification import ClassificationRecipe
 from detransfer.strict import load_file
 from detransfer.training import train
@@ -27,7 +28,8 @@ SCORED = 1000  # training images that the training score rests on, at most
 def training_score(model: Classifier, job: TrainingJob) -> float:
     """Return top-1 in percent on a fixed sample of the training images, in the test view."""
     shown = labelled_images(job.index.sample(SCORED), model.recipe.images)
-    predicted, _ = predict(model, shown, job.run.device, job.run.workers)
+    with device_faults(job.run.device, f"scoring {job.output}", REMEDY):
+        predicted, _ = predict(model, shown, job.run.device, job.run.workers)
     return accuracy(shown.class_ids, predicted).top1
 
 

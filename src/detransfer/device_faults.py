@@ -13,6 +13,7 @@ from detransfer.console import InputError
 
 PEERS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 FAILURES = ("CUDA error", "NCCL error", "cuDNN error", "CUBLAS_STATUS")
+NO_MEMORY = "DefaultCPUAllocator"  # of the machine itself
 
 
 @contextlib.contextmanager
@@ -30,13 +31,21 @@ def device_faults(device: torch.device, job: str, remedy: str) -> Iterator[None]
         first = str(error).partition("\n")[0]
         if any(sign in first for sign in PEERS):
             raise InputError(f"{job}: another process of this job ended; it says why") from error
-        if not any(sign in first for sign in FAILURES):
+        failed = isinstance(error, torch.AcceleratorError)
+        if not failed and not any(sign in first for sign in FAILURES):
             raise
         raise InputError(
             f"{job}: {name_of(device)} failed: {first}. Start the same command again: it goes on "
             "from what is saved. If the same GPU fails again, look at nvidia-smi and dmesg and "
             "leave it out by CUDA_VISIBLE_DEVICES"
         ) from error
+
+
+def is_device_fault(error: Exception) -> bool:
+    """Return whether an error is that of a device or a memory, whatever was being worked on."""
+    if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
+        return True
+    return any(sign in str(error) for sign in (*FAILURES, NO_MEMORY))
 
 
 def name_of(device: torch.device) -> str:

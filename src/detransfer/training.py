@@ -93,15 +93,15 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
     """
     part = split_batch(recipe)
     epoch_steps, total = _length(examples, recipe)
-    _place(model, recipe, run)
-    optimizer = make_optimizer(model, recipe)
-    progress, window = _restore(run, model, optimizer)
-    before, started, saved = progress, time.monotonic(), time.monotonic()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(device_faults(run.device, str(run.state), _remedy(part)))
+        _place(model, recipe, run)
+        optimizer = make_optimizer(model, recipe)
+        progress, window = _restore(run, model, optimizer)
+        before, started, saved = progress, time.monotonic(), time.monotonic()
         logger = stack.enter_context(contextlib.closing(TrainingLog(run.state, progress, first())))
         stop = stack.enter_context(_StopOnSignal())
         stack.enter_context(sharing(part.sharing))
-        stack.enter_context(device_faults(run.device, str(run.state), _remedy(part)))
         model.train()
         for batch, here in _batches(examples, recipe, run, before, total):
             rate = learning_rate(recipe, here.step, epoch_steps, total)
@@ -124,7 +124,7 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
                 logger.write(progress, rate, losses, speed, recipe.batch_size, total)
                 window = _Window()
             if stopping or due:
-                _save(run.state, model, optimizer, progress, window)
+                _save(run, model, optimizer, progress, window)
                 saved = time.monotonic()
             if stopping:
                 stop.leave(run.state)
@@ -201,7 +201,7 @@ def _fit(progress: Progress, recipe: TrainingRecipe, run: Run, losses: dict[str,
         images=images,
         seconds=round(progress.seconds, 3),
         images_per_second=round(images / max(progress.seconds, 1e-9), 3),
-        peak_memory_mb=round(peak_memory_mb(run.device), 1),
+        peak_memory_mb=round(_peak(progress, run), 1),
         device=device_name(run.device),
         world_size=world_size(),
         losses=losses,
@@ -324,8 +324,13 @@ def _not_finite(what: str, window: _Window, position: int, state: Path) -> Diver
     )
 
 
+def _peak(progress: Progress, run: Run) -> float:
+    """Return the peak memory in MB, of this process and of those that trained before it."""
+    return max(progress.peak_memory_mb, peak_memory_mb(run.device))
+
+
 def _save(
-    state: Path,
+    run: Run,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
@@ -336,10 +341,10 @@ def _save(
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "progress": asdict(progress),
+            "progress": asdict(replace(progress, peak_memory_mb=_peak(progress, run))),
             "window": asdict(window),
         }
-        write_checkpoint(state, content, progress.step)
+        write_checkpoint(run.state, content, progress.step)
     largest(0)
 
 
@@ -347,12 +352,14 @@ def _restore(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, _Window]:
     largest(0)  # all read the same one, also where the first process has waited for another job
-    content = read_checkpoint(run.state, run.device)
+    content = read_checkpoint(run.state)
     if content is None:
         return Progress(), _Window()
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    return Progress(**content["progress"]), _Window(**content["window"])
+    window = _Window(**content["window"])
+    window.losses = [_to(losses, run.device) for losses in window.losses]
+    return Progress(**content["progress"]), window
 
 
 class _StopOnSignal:

@@ -28,6 +28,7 @@ class Progress:
     epoch: int = 0
     step_of_epoch: int = 0
     seconds: float = 0.0
+    peak_memory_mb: float = 0.0  # of the processes that it was in before
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -28,6 +28,7 @@ from detransfer.checkpoints import drop_checkpoints
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index
 from detransfer.data.views import CentralViews
+from detransfer.device_faults import device_faults
 from detransfer.files import digest, sha256, write_json
 from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first, join, world_size
@@ -36,7 +37,7 @@ from detransfer.strict import validate
 from detransfer.study import BackboneChoice
 from detransfer.takeover import take_over
 from detransfer.training import Fit, Run
-from detransfer.untrained import estimate_statistics, wake
+from detransfer.untrained import BATCH, estimate_statistics, wake
 from detransfer.weights import read_header
 
 
@@ -64,7 +65,9 @@ class TrainingJob:
             views = CentralViews(self.index, *[config["input_size"][-1]] * 2)
             if recipe.batch_norm == "frozen":
                 wake(model)
-            estimate_statistics(model, views, self.run.device)
+            remedy = f"{BATCH} images were on it at once: use a GPU with more memory"
+            with device_faults(self.run.device, f"statistics of {self.start}", remedy):
+                estimate_statistics(model, views, self.run.device)
         hold_still(model, recipe)
         return model
 
