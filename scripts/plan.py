@@ -279,12 +279,23 @@ def disk(
             needs[existing(Path(job.outputs[0]))] += each.bytes
             if job.rule in ("fetch", "extract"):  # photos do not compress: as much once more
                 needs[existing(Path(job.outputs[0]))] += sizes.bytes(job) or 0.0
-    states = [job.option("--state") for job in jobs if job.option("--state")]
-    largest = max((each.bytes for each in costs), default=0.0)
-    if states:  # weights, momentum and what both become next, for each training that runs at once
-        needs[existing(Path(str(states[0])))] += 3 * largest * max(gpus, 1)
+    left = [checkpoint(job, each.bytes) for job, each in zip(jobs, costs, strict=True)]
+    if any(left):  # each training leaves one; two more while it runs
+        state = next(job.option("--state") for job, each in zip(jobs, left, strict=True) if each)
+        needs[existing(Path(str(state)))] += sum(left) + 2 * max(left) * max(gpus, 1)
     lines = [f"to download: {size(fetched)}; unpacked, they are reckoned with as much once more"]
     return lines + by_disk(needs)
+
+
+def checkpoint(job: Job, model: float) -> float:
+    """Return the bytes of a training's checkpoint, its model having so many; 0 of other jobs.
+
+    Beside the weights it holds their momentum, or the two moments of AdamW.
+    """
+    if not any(output.endswith("fit.json") for output in job.outputs):
+        return 0.0
+    recipe = yaml.safe_load(Path(job.option("--recipe") or "").read_text())
+    return model * (3 if recipe["training"].get("optimizer") == "adamw" else 2)
 
 
 def by_disk(needs: dict[Path, float]) -> list[str]:

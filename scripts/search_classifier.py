@@ -93,11 +93,14 @@ def main() -> None:
     images = labelled_images(job.index, recipe.images)
     held = held_out(images.class_ids, job.run.seed)
     tried = points(recipe)
+    for each in tried:  # all of them at once, for scripts/status.py to count
+        (job.run.state / name_of(each)).mkdir(parents=True, exist_ok=True)
     parts = part(images, ~held), part(images, held)
     scores = [score_point(each, job, *parts) for each in tried]
     chosen = best(scores, arguments.recipe)
     if first():
         write_search(arguments.output / "search.csv", tried, scores, chosen, int(held.sum()))
+    job.settle()
 
 
 if __name__ == "__main__":

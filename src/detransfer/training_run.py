@@ -8,7 +8,7 @@ state, so that a changed recipe never resumes from an old checkpoint.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from detransfer.backbone import (
     register,
     save_backbone,
 )
-from detransfer.checkpoints import drop_checkpoints
+from detransfer.checkpoints import drop_the_one_before
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index
 from detransfer.data.views import CentralViews
@@ -39,6 +39,8 @@ from detransfer.takeover import take_over
 from detransfer.training import Fit, Run
 from detransfer.untrained import BATCH, estimate_statistics, wake
 from detransfer.weights import read_header
+
+FINISHED = "finished"  # a file in the folder of a state whose outcome is written
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ class TrainingJob:
     def finish(
         self, model: nn.Module, header: dict[str, Any], fit: Fit, score: float | None
     ) -> None:
-        """Write model.safetensors and fit.json, and drop the checkpoint that they replace.
+        """Write model.safetensors and fit.json, and :meth:`settle`.
 
         ``header`` holds what rebuilds the network around the backbone; ``score`` is the training
         score of the task in percent, or None where a later program measures it. Of several
-        processes the first one does all this.
+        processes the first one writes.
         """
         if not first():
             return
@@ -90,7 +92,17 @@ class TrainingJob:
         }
         save_backbone(self.output / "model.safetensors", model.state_dict(), content)
         write_json(self.output / "fit.json", {**asdict(fit), "training_score": score})
-        drop_checkpoints(self.run.state)
+        self.settle()
+
+    def settle(self) -> None:
+        """Mark the state as that of a run whose outcome is written; its last checkpoint stays.
+
+        A workflow that was killed before it has seen the outcome deletes it, and the next job of
+        the run then writes it again from there. Of several processes the first one does this.
+        """
+        if first():
+            drop_the_one_before(self.run.state)
+            (self.run.state / FINISHED).touch()
 
 
 def training_arguments(description: str) -> argparse.ArgumentParser:
@@ -109,16 +121,22 @@ def training_arguments(description: str) -> argparse.ArgumentParser:
 
 
 def open_job(
-    arguments: argparse.Namespace, program: Path, inputs: Sequence[Path] = ()
+    arguments: argparse.Namespace,
+    program: Path,
+    inputs: Sequence[Path] = (),
+    change: Callable[[Index], Index] | None = None,
 ) -> TrainingJob:
     """Prepare a training program: threads, device, seed, data and the run's identity.
 
-    ``inputs``: further files that determine the weights, as the index and the start do. Raises
-    InputError when one is missing, and when the start does not say which network it belongs to.
+    ``inputs``: further files that determine the weights, as the index and the start do;
+    ``change``: what a control does to the images trained on. Raises InputError when a file is
+    missing, and when the start does not say which network it belongs to.
     """
     device, workers = use_machine(arguments.threads)
     torch.manual_seed(arguments.seed)
     index = read_index(arguments.index).split(*arguments.splits)
+    if change is not None:
+        index = change(index)
     architecture = architecture_of(read_header(arguments.start), arguments.start)
     register(architecture)
     code = imported_files(program, Path(__file__).parent)
@@ -141,6 +159,7 @@ def open_job(
     if first():
         write_json(state / "run.json", {**identity, "output": str(arguments.output)})
         take_over(state)
+        (state / FINISHED).unlink(missing_ok=True)
     return TrainingJob(
         index=index,
         architecture=architecture,
