@@ -299,6 +299,20 @@ def test_the_data_sets_own_error_is_not_taken_for_a_death(error: Exception) -> N
         next(load(Wrong(0, error=error), [[0, 1]], workers=1, pinned=False))
 
 
+@dataclass
+class Deaf(Pictures):
+    """Every target says which signals the loader's process does not hear."""
+
+    def __getitem__(self, index: int) -> Example:
+        heard = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return super().__getitem__(index)._replace(target=heard)
+
+
+def test_a_loaders_process_lets_the_training_answer_signals() -> None:
+    batch = next(load(Deaf(0), [[0, 1]], workers=1, pinned=False))
+    assert batch.targets == [[signal.SIG_IGN, signal.SIG_IGN]] * 2
+
+
 PROGRAM = """
 from detransfer.batches import load
 from detransfer.console import InputError, run

@@ -88,8 +88,8 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
     (as in the authors' code, where the number of chips varies). Raises Diverged, in
     every process, when a loss is not finite (naming the images). Raises InputError when the data
     set is empty, when the batch cannot be split among the processes, when a GPU is out of memory
-    or fails, and when the disk is full (the previous checkpoint stays). SIGTERM to any process
-    writes a checkpoint, and all exit with status 143.
+    or fails, and when the disk is full (the previous checkpoint stays). SIGTERM to any process, or
+    a first SIGINT, writes a checkpoint, and all exit with status 143 or 130.
     """
     part = split_batch(recipe)
     epoch_steps, total = _length(examples, recipe)
@@ -127,7 +127,7 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
                 _save(run, model, optimizer, progress, window)
                 saved = time.monotonic()
             if stopping:
-                stop.leave(run.state)
+                stop.leave(run.state, signal.Signals(stopping))
     return _fit(progress, recipe, run, logger.last_losses())
 
 
@@ -363,13 +363,20 @@ def _restore(
 
 
 class _StopOnSignal:
-    """Turns SIGTERM into a checkpoint at the next border between steps, while training."""
+    """Turns SIGTERM and SIGINT (Ctrl-C) into a checkpoint at the next border between steps.
+
+    A second SIGINT ends the process at once. Where SIGINT is ignored, as in a script's background,
+    it stays so. ``requested`` is the number of the signal, 0 before one came.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = 0
 
     def __enter__(self) -> _StopOnSignal:
-        self.before = signal.signal(signal.SIGTERM, self._request)
+        heard = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            heard.append(signal.SIGINT)
+        self.before = {number: signal.signal(number, self._request) for number in heard}
         return self
 
     def __exit__(
@@ -378,11 +385,14 @@ class _StopOnSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.requested = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    def leave(self, state: Path) -> NoReturn:
-        log.info("stopped by SIGTERM; %s holds the state to go on from", state / CHECKPOINT)
-        raise SystemExit(128 + signal.SIGTERM)
+    def leave(self, state: Path, by: signal.Signals) -> NoReturn:
+        log.info("stopped by %s; %s holds the state to go on from", by.name, state / CHECKPOINT)
+        raise SystemExit(128 + by)

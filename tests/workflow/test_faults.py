@@ -173,6 +173,20 @@ def test_a_job_that_outlived_snakemake_is_taken_over(little: Checkout) -> None:
     assert (little.folder / MODEL).read_bytes() == undisturbed
 
 
+def test_ctrl_c_saves_what_was_trained(little: Checkout) -> None:
+    """The terminal signals all at once: Snakemake, the shell, the training."""
+    undisturbed = lose(little)
+    running = start(little, "--", str(MODEL))
+    with killed_at_last(running):
+        wait_for(lambda: under_way(little), "the training")
+        os.killpg(running.pid, signal.SIGINT)
+        running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "stopped by SIGINT" in said(little)
+    assert trained(little) == undisturbed
+    assert re.search(r"resuming after step [1-9]\d", said(little))
+
+
 def test_a_job_that_ended_after_snakemake_is_written_again_without_training(
     little: Checkout,
 ) -> None:
