@@ -75,8 +75,8 @@ bench: setup ## Run every benchmark in tests/benchmarks
 	@for program in tests/benchmarks/*.py; do \
 		echo "== $$program"; $(IN_VENV) PYTHONPATH=src python "$$program" || exit 1; done
 
-clean: ## Remove results/demo, site and the caches; data, other results, states and .venv stay
-	rm -rf results/demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove results/demo, state/demo, site and the caches; data, other studies and .venv stay
+	rm -rf results/demo state/demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src scripts tests workflow -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is a copy of the lock that was installed, and names the place: a virtual environment

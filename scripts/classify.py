@@ -12,7 +12,7 @@ import pandas as pd
 
 import detransfer
 from detransfer.classification.accuracy import Accuracy, accuracy
-from detransfer.classification.evaluate import BATCH, predict
+from detransfer.classification.evaluate import REMEDY, predict
 from detransfer.classification.finetune import labelled_images, load_classifier
 from detransfer.console import InputError, run
 from detransfer.data.index import read_index
@@ -32,8 +32,6 @@ class) and metrics.json with top-1 and the mean accuracy over classes, in percen
 those of the best answer that never looks at an image.
 """
 CONVENTION = "one central crop, images weighed alike (top1) or classes (mean_class_accuracy)"
-
-REMEDY = f"{BATCH} images were on it at once: lower images.size in the recipe"
 
 
 def parse() -> argparse.Namespace:

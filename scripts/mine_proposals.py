@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detransfer.checkpoints import drop_checkpoints
 from detransfer.console import InputError, run
 from detransfer.detection.detector import Detector
 from detransfer.detection.mining import propose
@@ -42,7 +41,7 @@ def main() -> None:
         found = propose(detector, job.index, scales, negatives, *where)
     if first():
         write_proposals(arguments.output / "proposals.parquet", found, job.index.digest())
-        drop_checkpoints(job.run.state)
+    job.settle()
 
 
 if __name__ == "__main__":

@@ -289,14 +289,25 @@ def disk(
                 amount, without = sizes.of_archives(job)
                 needs[place] += amount
                 unknown[place] |= without
-    states = [job.option("--state") for job in jobs if job.option("--state")]
-    largest = max((each.bytes for each in costs), default=0.0)
-    if states:  # weights, momentum and what both become next, for each training that runs at once
-        needs[existing(Path(str(states[0])))] += 3 * largest * max(gpus, 1)
+    left = [checkpoint(job, each.bytes) for job, each in zip(jobs, costs, strict=True)]
+    if any(left):  # each training leaves one; two more while it runs
+        state = next(job.option("--state") for job, each in zip(jobs, left, strict=True) if each)
+        needs[existing(Path(str(state)))] += sum(left) + 2 * max(left) * max(gpus, 1)
     to_fetch = {name for job in jobs if job.rule == "fetch" for name in sizes.of_archives(job)[1]}
     first = f"to download: {least(fetched, to_fetch)}"
     lines = [f"{first}; unpacked, they are reckoned with as much once more"]
     return lines + by_disk(needs, unknown)
+
+
+def checkpoint(job: Job, model: float) -> float:
+    """Return the bytes of a training's checkpoint, its model having so many; 0 of other jobs.
+
+    Beside the weights it holds their momentum, or the two moments of AdamW.
+    """
+    if not any(output.endswith("fit.json") for output in job.outputs):
+        return 0.0
+    recipe = yaml.safe_load(Path(job.option("--recipe") or "").read_text())
+    return model * (3 if recipe["training"].get("optimizer") == "adamw" else 2)
 
 
 def by_disk(needs: Mapping[Path, float], unknown: Mapping[Path, set[str]]) -> list[str]:

@@ -21,10 +21,11 @@ from torch.utils.data import Dataset
 from detransfer.batches import Example
 from detransfer.checkpoints import drop_checkpoints
 from detransfer.classification.accuracy import accuracy, held_out
-from detransfer.classification.evaluate import predict
+from detransfer.classification.evaluate import REMEDY, predict
 from detransfer.classification.finetune import Classifier, LabelledImages, labelled_images
 from detransfer.classification.search import best, part, points, write_search
 from detransfer.console import InputError, run
+from detransfer.device_faults import device_faults
 from detransfer.files import write_json
 from detransfer.ranks import first
 from detransfer.recipes.classification import ClassificationRecipe
@@ -41,6 +42,12 @@ def views(images: LabelledImages, seed: int) -> Callable[[int], Dataset[Example]
     return lambda epoch: replace(images, randomness=(seed, epoch))
 
 
+def name_of(recipe: ClassificationRecipe) -> str:
+    """Return the name of a point of the search, that of the folder of its state."""
+    training = recipe.training
+    return f"rate{training.learning_rate:g}_decay{training.weight_decay:g}"
+
+
 def score_point(
     recipe: ClassificationRecipe, job: TrainingJob, learnt: LabelledImages, held: LabelledImages
 ) -> float:
@@ -48,8 +55,7 @@ def score_point(
 
     NaN where the training diverges.
     """
-    training = recipe.training
-    name = f"rate{training.learning_rate:g}_decay{training.weight_decay:g}"
+    training, name = recipe.training, name_of(recipe)
     place = replace(job.run, state=job.run.state / name)
     done = place.state / SCORE
     if done.is_file():
@@ -63,7 +69,8 @@ def score_point(
     except Diverged as error:
         log.warning("%s: diverged, so it is not chosen (%s)", name, error)
         return settle(place.state, math.nan)
-    predicted, _ = predict(model, held, place.device, place.workers)
+    with device_faults(place.device, f"scoring {place.state}", REMEDY):
+        predicted, _ = predict(model, held, place.device, place.workers)
     top1 = accuracy(held.class_ids, predicted).top1
     log.info("%s: %.2f %%", name, top1)
     return settle(place.state, top1)
@@ -86,11 +93,14 @@ def main() -> None:
     images = labelled_images(job.index, recipe.images)
     held = held_out(images.class_ids, job.run.seed)
     tried = points(recipe)
+    for each in tried:  # all of them at once, for scripts/status.py to count
+        (job.run.state / name_of(each)).mkdir(parents=True, exist_ok=True)
     parts = part(images, ~held), part(images, held)
     scores = [score_point(each, job, *parts) for each in tried]
     chosen = best(scores, arguments.recipe)
     if first():
         write_search(arguments.output / "search.csv", tried, scores, chosen, int(held.sum()))
+    job.settle()
 
 
 if __name__ == "__main__":

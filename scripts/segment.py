@@ -18,12 +18,10 @@ from detransfer.device_faults import device_faults
 from detransfer.ranks import first
 from detransfer.segmentation.deeplab import load_segmenter
 from detransfer.segmentation.images import masked_images
-from detransfer.segmentation.predict import BATCH, predict
+from detransfer.segmentation.predict import REMEDY, predict
 from detransfer.segmentation.predictions import write_predictions
 from detransfer.training_run import add_architecture, use_machine
 from detransfer.weights import check_classes
-
-REMEDY = f"{BATCH} images were on it at once: lower images.short and images.long in the recipe"
 
 
 def parse() -> argparse.Namespace:

@@ -5,8 +5,8 @@
 
 A training writes a line of its log every so many steps. One that has been silent for much longer
 than between its last two lines is called silent: it may be saving its state, wait in a queue, or be
-dead. Nothing is asked of Snakemake or of the scheduler, so that this works from any machine that
-sees the files.
+dead. A search of learning rate and weight decay is one line for all its trainings. Nothing is asked
+of Snakemake or of the scheduler, so that this works from any machine that sees the files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from detransfer.console import InputError, run
+from detransfer.console import InputError, duration, run
 
-LOG, IDENTITY, CHECKPOINT = "log.csv", "run.json", "checkpoint.pt"
+LOG, IDENTITY, FINISHED = "log.csv", "run.json", "finished"
+SCORE = "score.json"  # of a training that a search has done with
 PATIENCE = 5  # times the seconds between two lines, after which a training is silent
 LEAST = 120.0  # seconds: what it may be silent for in any case
 HEADINGS = ("training", "state", "step", "of", "images/s", "left", "loss", "last word")
@@ -28,13 +29,16 @@ HEADINGS = ("training", "state", "step", "of", "images/s", "left", "loss", "last
 
 @dataclass(frozen=True)
 class Training:
-    """One state folder: where its outcome goes, its log, and when it last said something."""
+    """One state folder: where its outcome goes, its log, and when it last said something.
+
+    ``rows`` are those of the log; of a search those of all its trainings, one after the other.
+    """
 
     name: str
     started: float  # seconds since the epoch, as are the other times
     heard: float
     rows: list[dict[str, str]]
-    checkpoint: float | None  # when the last one was written
+    finished: bool  # its outcome is written
 
     def at(self, column: str, row: int = -1) -> float:
         return float(self.rows[row][column])
@@ -56,10 +60,12 @@ class Training:
         return (self.at("steps") - self.at("step")) * each
 
     def state(self, now: float) -> str:
+        if self.finished:
+            return "finished"
         if not self.rows:
             return "starting" if now - self.heard < LEAST else "silent"
         if self.at("step") >= self.at("steps"):
-            return "finished" if self.checkpoint is None else "finishing"
+            return "finishing"
         return "running" if now - self.heard < max(LEAST, PATIENCE * self.between) else "silent"
 
 
@@ -81,17 +87,52 @@ def read_training(folder: Path) -> Training:
         name = str(json.loads(identity.read_text())["output"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{identity}: does not say whose state it is ({error!r})") from error
-    log, checkpoint = folder / LOG, folder / CHECKPOINT
-    lines = log.read_text().splitlines() if log.exists() else []
-    whole = [row for row in csv.DictReader(lines) if None not in row.values()]  # or being written
     started = identity.stat().st_mtime
+    points = [each for each in folder.glob("rate*") if each.is_dir()]  # of a search
     return Training(
         name=name,
         started=started,
-        heard=max(started, log.stat().st_mtime if log.exists() else 0.0),
-        rows=whole,
-        checkpoint=checkpoint.stat().st_mtime if checkpoint.exists() else None,
+        heard=max(started, *map(last_word, (folder, *points))),
+        rows=rows_of_search(points) if points else rows_of(folder),
+        finished=(folder / FINISHED).exists(),
     )
+
+
+def last_word(folder: Path) -> float:
+    """Return when a log was last written; 0 where there is none."""
+    log = folder / LOG
+    return log.stat().st_mtime if log.exists() else 0.0
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a log but for one that is being written."""
+    log = folder / LOG
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [row for row in csv.DictReader(lines) if None not in row.values()]
+
+
+def rows_of_search(points: list[Path]) -> list[dict[str, str]]:
+    """Return the rows of a search's trainings as if they were one, in the order of the trainings.
+
+    Steps and seconds count from the start of the first training to the end of the last. One that
+    has diverged ends where it did; those to come are taken to be as long as the others.
+    """
+    logs = {point: rows_of(point) for point in sorted(points, key=last_word)}
+    joined: list[dict[str, str]] = []
+    step, seconds = 0, 0.0
+    for rows in filter(None, logs.values()):
+        joined += [later(row, step, seconds) for row in rows]
+        step, seconds = int(joined[-1]["step"]), float(joined[-1]["seconds"])
+    each = int(joined[-1]["steps"]) if joined else 0
+    to_come = [rows for point, rows in logs.items() if not (point / SCORE).exists()]
+    total = step + sum(each - int(rows[-1]["step"] if rows else 0) for rows in to_come)
+    return [{**row, "steps": str(total)} for row in joined]
+
+
+def later(row: dict[str, str], step: int, seconds: float) -> dict[str, str]:
+    """Return a row of a log that began so many steps and seconds after the first of its search."""
+    passed = {"step": int(row["step"]) + step, "seconds": float(row["seconds"]) + seconds}
+    return {**row, **{name: str(value) for name, value in passed.items()}}
 
 
 def trainings(state: Path) -> list[Training]:
@@ -123,15 +164,6 @@ def line(training: Training, now: float) -> tuple[str, ...]:
         f"{training.at('loss'):.4f}",
         ago,
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in its two largest units: ``3d04h``, ``2h05m``, ``12m30s``, ``8s``."""
-    whole = max(0, round(seconds))
-    for size, unit, next_size, next_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // next_size:02d}{next_unit}"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
 
 
 def show(rows: list[tuple[str, ...]]) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from detransfer.classification.accuracy import accuracy, permuted
-from detransfer.classification.evaluate import predict
+from detransfer.classification.evaluate import REMEDY, predict
 from detransfer.classification.finetune import Classifier, labelled_images
 from detransfer.classification.search import chosen_recipe
 from detransfer.console import run
+from detransfer.data.index import Index
+from detransfer.device_faults import device_faults
 from detransfer.recipes.classification import ClassificationRecipe
 from detransfer.strict import load_file
 from detransfer.training import train
@@ -27,16 +30,15 @@ SCORED = 1000  # training images that the training score rests on, at most
 def training_score(model: Classifier, job: TrainingJob) -> float:
     """Return top-1 in percent on a fixed sample of the training images, in the test view."""
     shown = labelled_images(job.index.sample(SCORED), model.recipe.images)
-    predicted, _ = predict(model, shown, job.run.device, job.run.workers)
+    with device_faults(job.run.device, f"scoring {job.output}", REMEDY):
+        predicted, _ = predict(model, shown, job.run.device, job.run.workers)
     return accuracy(shown.class_ids, predicted).top1
 
 
-def with_permuted_labels(job: TrainingJob) -> TrainingJob:
-    """Return the job with the classes dealt out among the images anew, by its seed: a control."""
-    images = job.index.images
-    class_ids = permuted(images["class_id"].to_numpy(), job.run.seed)
-    index = replace(job.index, images=images.assign(class_id=class_ids))
-    return replace(job, index=index, identity={**job.identity, "data_digest": index.digest()})
+def with_permuted_labels(index: Index, seed: int) -> Index:
+    """Return the index with its classes dealt out among the images anew: a control."""
+    class_ids = permuted(index.images["class_id"].to_numpy(), seed)
+    return replace(index, images=index.images.assign(class_id=class_ids))
 
 
 def main() -> None:
@@ -47,9 +49,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     recipe = load_file(arguments.recipe, ClassificationRecipe)
-    job = open_job(arguments, Path(__file__), [arguments.search] if arguments.search else [])
-    if arguments.shuffle_labels:
-        job = with_permuted_labels(job)
+    inputs = [arguments.search] if arguments.search else []
+    control = partial(with_permuted_labels, seed=arguments.seed)
+    job = open_job(arguments, Path(__file__), inputs, control if arguments.shuffle_labels else None)
     recipe = chosen_recipe(recipe, arguments.search, arguments.recipe)
     classes = job.index.classes["name"].tolist()
     images = labelled_images(job.index, recipe.images)

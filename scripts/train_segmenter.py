@@ -8,11 +8,12 @@ import numpy as np
 
 from detransfer.backbone import keep_offsets
 from detransfer.console import InputError, run
+from detransfer.device_faults import device_faults
 from detransfer.recipes.segmentation import SegmentationRecipe
 from detransfer.segmentation.confusion import confusion
 from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import masked_images
-from detransfer.segmentation.predict import predict
+from detransfer.segmentation.predict import REMEDY, predict
 from detransfer.segmentation.scores import class_counts, mean_iou
 from detransfer.strict import load_file
 from detransfer.training import train
@@ -31,8 +32,9 @@ def training_score(model: Segmenter, job: TrainingJob) -> float:
     """Return the mean IoU in percent on a fixed sample of the training images."""
     shown = masked_images(job.index.sample(SCORED), model.recipe.images)
     total = np.zeros((shown.classes, shown.classes), np.int64)
-    for _, found, truth in predict(model, shown, job.run.device, job.run.workers):
-        total += confusion(truth, found, shown.classes)
+    with device_faults(job.run.device, f"scoring {job.output}", REMEDY):
+        for _, found, truth in predict(model, shown, job.run.device, job.run.workers):
+            total += confusion(truth, found, shown.classes)
     return float(100 * mean_iou(class_counts(total)))
 
 

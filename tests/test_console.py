@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from detransfer.console import InputError, run
+from detransfer.console import InputError, duration, run
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,19 @@ def test_what_is_quoted_neither_breaks_the_line_nor_steers_the_terminal(
 def test_a_loaders_process_can_hand_it_on() -> None:
     error = pickle.loads(pickle.dumps(InputError("a\x00b")))
     assert str(error) == r"a\x00b"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-1, "0s"),
+        (8.4, "8s"),
+        (59.6, "1m00s"),
+        (750, "12m30s"),
+        (2 * 3600 + 5 * 60 + 59, "2h05m"),
+        (30 * 3600, "1d06h"),
+        (100 * 86400, "100d00h"),
+    ],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import signal
@@ -478,6 +479,12 @@ def test_a_resumed_log_drops_what_the_checkpoint_does_not_know(tmp_path: Path) -
     empty = TrainingLog(tmp_path / "new", Progress())
     assert empty.last_losses() == {}
     empty.close()
+
+
+def test_more_than_a_day_left_is_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), closing(TrainingLog(tmp_path, Progress())) as log:
+        log.write(Progress(step=4), 0.1, {"loss": 1.0}, 2.0, 8, 4 + 2 * 30 * 3600)
+    assert caplog.messages == ["step 4/216004 epoch 0 loss 1.0000  16.0 images/s  1d06h left"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's ever full device")

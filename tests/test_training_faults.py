@@ -19,13 +19,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from detransfer import checkpoints
 from detransfer.batches import Example, LoaderDied, load
-from detransfer.checkpoints import BEFORE, CHECKPOINT, drop_checkpoints
+from detransfer.checkpoints import BEFORE, CHECKPOINT, drop_checkpoints, drop_the_one_before
 from detransfer.console import InputError
 from detransfer.device_faults import device_faults
 from detransfer.locks import LEASED
-from detransfer.training import train
-from tests.test_training_resume import Network, Pictures, Stopped, complete, recipe, run_in, weights
+from detransfer.training import Run, _restore, make_optimizer, train
+from tests.test_training_resume import (
+    SEED,
+    Network,
+    Pictures,
+    Stopped,
+    complete,
+    recipe,
+    run_in,
+    weights,
+)
 
 
 @pytest.fixture
@@ -104,8 +114,79 @@ def test_checkpoints_are_kept_on_a_file_system_without_hard_links(
         for name in (BEFORE, CHECKPOINT)
     ]
     assert steps == [8, 9]
+    drop_the_one_before(tmp_path / "state")
+    assert [file.name for file in (tmp_path / "state").glob("*.pt")] == [CHECKPOINT]
     drop_checkpoints(tmp_path / "state")
     assert not list((tmp_path / "state").glob("*checkpoint*"))
+
+
+NO_FAULTS_OF_A_FILE = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory"
+    ),
+]
+
+
+@pytest.mark.parametrize("error", NO_FAULTS_OF_A_FILE)
+def test_a_fault_of_a_device_is_not_taken_for_damage(
+    tmp_path: Path, stopped: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A good checkpoint is neither deleted nor called damaged, and the next start goes on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: gone(error))
+        with pytest.raises((InputError, RuntimeError), match=re.escape(str(error))) as caught:
+            complete(tmp_path)
+    assert "damaged" not in str(caught.value)
+    model = Network()
+    progress, _ = _restore(run_in(tmp_path), model, make_optimizer(model, recipe()))
+    assert progress.step == 9
+
+
+@pytest.mark.parametrize("error", NO_FAULTS_OF_A_FILE)
+def test_a_fault_of_a_device_is_not_taken_for_a_full_disk(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "save", lambda *_: gone(error))
+    with pytest.raises((InputError, RuntimeError), match=re.escape(str(error))) as caught:
+        complete(tmp_path)
+    assert "disk space" not in str(caught.value)
+
+
+def test_processes_that_read_different_things_delete_nothing(
+    tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(stopped / CHECKPOINT)
+    monkeypatch.setattr(checkpoints, "gather", lambda found: [found, "step 9"])
+    expected = r"checkpoint\.pt: the processes .* different things there \(damage, step 9\)"
+    with pytest.raises(InputError, match=expected):
+        complete(tmp_path)
+    assert (stopped / CHECKPOINT).exists() and (stopped / BEFORE).exists()
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw"}])
+def test_what_is_read_comes_to_the_devices_memory(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The device is one without values: a tensor that stays on the processor is another's."""
+    with pytest.raises(Stopped):
+        train(Network(12), Pictures, recipe(**changes), run_in(tmp_path))
+    content = checkpoints.read_checkpoint(tmp_path / "state")
+    assert content is not None
+    assert {value.device.type for value in content["model"].values()} == {"cpu"}
+    device = torch.device("meta")
+    model = Network().to(device)
+    optimizer = make_optimizer(model, recipe(**changes))
+    progress, window = _restore(Run(tmp_path / "state", SEED, device), model, optimizer)
+    assert progress.step == 11 and len(window.losses) == 2
+    assert {loss.device for losses in window.losses for loss in losses.values()} == {device}
+    moments = [
+        value
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if name != "step" and value is not None  # AdamW counts on the processor
+    ]
+    assert moments and {moment.device for moment in moments} == {device}
 
 
 # Clocks
@@ -219,6 +300,20 @@ def test_the_data_sets_own_error_is_not_taken_for_a_death(error: Exception) -> N
         next(load(Wrong(0, error=error), [[0, 1]], workers=1, pinned=False))
 
 
+@dataclass
+class Deaf(Pictures):
+    """Every target says which signals the loader's process does not hear."""
+
+    def __getitem__(self, index: int) -> Example:
+        heard = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return super().__getitem__(index)._replace(target=heard)
+
+
+def test_a_loaders_process_lets_the_training_answer_signals() -> None:
+    batch = next(load(Deaf(0), [[0, 1]], workers=1, pinned=False))
+    assert batch.targets == [[signal.SIG_IGN, signal.SIG_IGN]] * 2
+
+
 PROGRAM = """
 from detransfer.batches import load
 from detransfer.console import InputError, run
@@ -272,11 +367,27 @@ def test_a_gpu_that_vanishes_is_named_with_its_job(tmp_path: Path) -> None:
     assert complete(tmp_path) == complete(tmp_path / "whole")
 
 
+class Large(Network):
+    """The GPU has no room for it."""
+
+    def to(self, *_: Any, **__: Any) -> Network:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+
+def test_a_model_without_room_is_named_with_its_job(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"state: the cpu of .* ran out of memory: .*micro_batch"):
+        train(Large(), Pictures, recipe(), run_in(tmp_path))
+
+
 def test_every_program_that_uses_a_device_names_it_in_a_fault(repository: Path) -> None:
+    """A trainer uses one besides the training where it asks for the job's device."""
     texts = {path.name: path.read_text() for path in (repository / "scripts").glob("*.py")}
     using = [name for name, text in texts.items() if "use_machine(" in text]
-    assert len(using) >= 5
-    assert [name for name in using if "device_faults(" not in texts[name]] == []
+    trainers = [name for name, text in texts.items() if "open_job(" in text]
+    scoring = [name for name in trainers if re.search(r"\.device\b", texts[name])]
+    assert len(using) >= 5 and len(trainers) >= 6
+    assert {"train_classifier.py", "train_segmenter.py", "search_classifier.py"} <= set(scoring)
+    assert [name for name in using + scoring if "device_faults(" not in texts[name]] == []
 
 
 def test_a_device_has_the_name_that_its_machine_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:

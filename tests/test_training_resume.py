@@ -209,6 +209,16 @@ def test_time_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert before["seconds"] < fit.seconds < before["seconds"] + 30
 
 
+def test_the_memory_of_the_process_before_counts(tmp_path: Path) -> None:
+    complete(tmp_path)
+    path = tmp_path / "state" / CHECKPOINT
+    content = torch.load(path, weights_only=True)
+    assert content["progress"]["peak_memory_mb"] > 1
+    content["progress"]["peak_memory_mb"] = 1e9
+    torch.save(content, path)
+    assert train(Network(), Pictures, recipe(), run_in(tmp_path)).peak_memory_mb == 1e9
+
+
 def test_a_full_disk_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,23 +333,55 @@ def test_five_kills_at_random_moments_change_nothing(
     assert steps == [int(row["step"]) for row in whole.rows]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_sigterm_leaves_a_checkpoint_and_status_143(
-    tmp_path: Path, processes: ForkServerContext, whole: Ended, workers: int
+def test_a_signal_leaves_a_checkpoint_and_its_status(
+    tmp_path: Path, processes: ForkServerContext, whole: Ended, workers: int, number: int
 ) -> None:
-    """The signal goes to the whole group, as Slurm sends it: the loader's workers get it too."""
+    """The whole group gets it, as from Slurm and from a terminal: the loader's workers, too."""
     log, checkpoint = tmp_path / "state" / LOG, tmp_path / "state" / CHECKPOINT
     arguments = {"seconds": 0.003, "minutes": NEVER, "workers": workers}
     with program(processes, tmp_path, **arguments) as process:
         wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 4, process)
         assert not checkpoint.exists()
-        os.killpg(process.pid or 0, signal.SIGTERM)
+        os.killpg(process.pid or 0, number)
         process.join(30)
-        assert process.exitcode == 128 + signal.SIGTERM
+        assert process.exitcode == 128 + number
+    assert "Traceback" not in (tmp_path / "errors").read_text()
     assert torch.load(checkpoint, weights_only=True)["progress"]["step"] >= 9
     board = EventAccumulator(str(tmp_path / "state" / "tensorboard")).Reload()
     assert len(board.Scalars("train/loss")) == len(log_rows(tmp_path))
     assert complete(tmp_path, epochs=32) == whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_second_sigint_ends_at_once(
+    tmp_path: Path, processes: ForkServerContext, workers: int
+) -> None:
+    """A step takes half a minute here, and longer with its loaders."""
+    arguments = {"seconds": 8.0, "minutes": NEVER, "workers": workers}
+    with program(processes, tmp_path, **arguments) as process:
+        wait_for((tmp_path / "state" / LOG).exists, process)
+        time.sleep(0.5)  # the log is opened a moment before signals are heard
+        os.killpg(process.pid or 0, signal.SIGINT)
+        time.sleep(0.5)
+        assert process.is_alive()
+        os.killpg(process.pid or 0, signal.SIGINT)
+        process.join(5)
+        assert process.exitcode == -signal.SIGINT
+    assert not (tmp_path / "state" / CHECKPOINT).exists()
+
+
+def test_a_sigint_that_is_ignored_stays_so(tmp_path: Path, processes: ForkServerContext) -> None:
+    arguments = {"seconds": 0.05, "minutes": NEVER, "epochs": 2, "deaf": True}
+    with program(processes, tmp_path, **arguments) as process:
+        wait_for((tmp_path / "state" / LOG).exists, process)
+        for _ in range(2):
+            time.sleep(0.3)
+            os.killpg(process.pid or 0, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 0
+    assert log_rows(tmp_path)[-1]["step"] == "10"
 
 
 def test_a_file_system_that_refuses_keeps_the_previous_checkpoint(
@@ -365,8 +407,14 @@ def main(
     seconds: float = 0.0,
     workers: int = 0,
     limit_from: int | None = None,
+    deaf: bool = False,
 ) -> None:
-    """Train in ``folder``; an image takes ``seconds`` to load, files are small from an epoch on."""
+    """Train in ``folder``; an image takes ``seconds`` to load, files are small from an epoch on.
+
+    ``deaf``: SIGINT is ignored, as in a script's background.
+    """
+    if deaf:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def limit(epoch: int) -> None:
         if limit_from is not None and epoch >= limit_from:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import nn
 from torchvision.io import write_jpeg
 
 from detransfer.backbone import build, hold_still, read_weights, save_backbone
-from detransfer.checkpoints import CHECKPOINT
+from detransfer.checkpoints import BEFORE, CHECKPOINT
 from detransfer.console import InputError
 from detransfer.data.index import Index, empty_objects, write_index
 from detransfer.recipes.training import BackboneRecipe
 from detransfer.study import BackboneChoice
+from detransfer.takeover import LOCK
 from detransfer.training import Fit
-from detransfer.training_run import open_job, training_arguments
+from detransfer.training_run import FINISHED, open_job, training_arguments
 
 SLIM: dict[str, Any] = {
     "name": "resnet10t",
@@ -237,10 +238,22 @@ def test_new_layers_depend_on_the_seed_alone(place: Place) -> None:
     assert not torch.equal(heads[0], heads[2])
 
 
-def test_finish_leaves_the_model_its_origin_and_no_checkpoint(place: Place) -> None:
+def test_what_a_control_does_to_the_images_is_part_of_the_identity(place: Place) -> None:
+    def change(index: Index) -> Index:
+        return replace(index, images=index.images.assign(width=index.images["width"] + 1))
+
+    plain = open_job(place.arguments(), place.folder / "program.py")
+    changed = open_job(place.arguments(), place.folder / "program.py", change=change)
+    assert plain.run.state != changed.run.state
+    assert plain.identity["data_digest"] != changed.identity["data_digest"]
+    assert changed.index.images["width"].tolist() == [21, 21]
+
+
+def test_finish_leaves_the_model_its_origin_and_one_checkpoint(place: Place) -> None:
     job = open_job(place.arguments(), place.folder / "program.py")
     model = job.backbone(5, BackboneRecipe(output_stride=32, batch_norm="trained"))
-    (job.run.state / CHECKPOINT).write_bytes(b"replaced by the model")
+    for name in (CHECKPOINT, BEFORE):
+        (job.run.state / name).write_bytes(b"of the last steps")
     job.finish(model, {"task": "classification", "classes": ["a"]}, FIT, 93.5)
     state, header = read_weights(job.output / "model.safetensors")
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
@@ -253,17 +266,22 @@ def test_finish_leaves_the_model_its_origin_and_no_checkpoint(place: Place) -> N
     }
     fit = json.loads((job.output / "fit.json").read_text())
     assert (fit["training_score"], fit["losses"], fit["world_size"]) == (93.5, {"loss": 0.5}, 1)
-    assert not (job.run.state / CHECKPOINT).exists()
-    assert (job.run.state / "run.json").exists()
+    assert sorted(file.name for file in job.run.state.iterdir()) == [
+        CHECKPOINT, FINISHED, "run.json", LOCK,
+    ]  # fmt: skip
+    open_job(place.arguments(), place.folder / "program.py")
+    assert not (job.run.state / FINISHED).exists()  # it is to be written again
 
 
-def test_the_checkpoint_stays_until_the_results_are_written(place: Place) -> None:
+def test_both_checkpoints_stay_until_the_results_are_written(place: Place) -> None:
     job = open_job(place.arguments(), place.folder / "program.py")
     model = job.backbone(0, BackboneRecipe(output_stride=32, batch_norm="trained"))
-    (job.run.state / CHECKPOINT).write_bytes(b"")
+    for name in (CHECKPOINT, BEFORE):
+        (job.run.state / name).touch()
     with pytest.raises(ValueError, match="JSON"):
         job.finish(model, {}, FIT, float("nan"))
-    assert (job.run.state / CHECKPOINT).exists()
+    assert (job.run.state / CHECKPOINT).exists() and (job.run.state / BEFORE).exists()
+    assert not (job.run.state / FINISHED).exists()
 
 
 def test_a_forgotten_argument_is_named(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

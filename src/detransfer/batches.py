@@ -108,7 +108,7 @@ def load(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pinned,
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=_outlive_signals,
     )
     waiting = iter(loader)
     if workers:
@@ -145,11 +145,12 @@ def same_canvas(batch: Batch) -> Batch:
 
 
 def _end_loaders() -> None:
-    """End the loaders' processes that a failed training leaves: they outlive SIGTERM."""
+    """End the loaders' processes that a failed training leaves: they outlive signals."""
     for process in multiprocessing.active_children():
         process.kill()
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """Let a loader's worker serve the last batch when a scheduler signals the whole job."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_signals(worker: int) -> None:
+    """Let a loader's worker serve the last batch when a scheduler or Ctrl-C signals a whole job."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What every command-line program shares: readable errors and a log that a person can follow."""
+"""What command-line programs share: readable errors, and a log that a person can follow."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ class InputError(Exception):
 def _visible(sign: str) -> str:
     shown = sign.isprintable() or sign == "\n"
     return sign if shown else sign.encode("unicode_escape").decode()
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units: ``3d04h``, ``2h05m``, ``12m30s``, ``8s``."""
+    whole = max(0, round(seconds))
+    for size, unit, next_size, next_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // next_size:02d}{next_unit}"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
 
 
 def run(main: Callable[[], None]) -> None:

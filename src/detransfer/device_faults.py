@@ -29,6 +29,7 @@ NOT_ITS_OWN = (
     "not_supported",
     "nccl error",
 )
+NO_MEMORY = "DefaultCPUAllocator"  # of the machine itself
 
 
 @contextlib.contextmanager
@@ -47,7 +48,8 @@ def device_faults(device: torch.device, job: str, remedy: str) -> Iterator[None]
         first = str(error).partition("\n")[0]
         if any(sign in first for sign in PEERS):
             raise InputError(f"{job}: another process of this job ended; it says why") from error
-        if not any(sign in first for sign in FAILURES):
+        failed = isinstance(error, torch.AcceleratorError)
+        if not failed and not any(sign in first for sign in FAILURES):
             raise
         raise InputError(
             f"{job}: {name_of(device)} failed: {first}. Start the same command again: it goes on "
@@ -70,6 +72,13 @@ def set_aside(device: torch.device, job: str, message: str) -> str:
         "The lease gives this GPU to no further job: look at nvidia-smi and dmesg, and re-admit it "
         f"by: rm {shlex.quote(str(mark))}"
     )
+
+
+def is_device_fault(error: Exception) -> bool:
+    """Return whether an error is that of a device or a memory, whatever was being worked on."""
+    if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
+        return True
+    return any(sign in str(error) for sign in (*FAILURES, NO_MEMORY))
 
 
 def name_of(device: torch.device) -> str:

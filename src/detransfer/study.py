@@ -139,7 +139,7 @@ class Study(Strict):
     study: Name = Field(description="name of the study; recipes lie in `recipes`/<study>")
     results: Place = Field(description="folder of all outputs")
     data: Place = Field(description="folder of archives, extracted data sets and indices")
-    state: Place = Field(description="folder of checkpoints of running trainings")
+    state: Place = Field(description="folder of the trainings' checkpoints and logs")
     recipes: Place = Field(Path("config/recipes"), description="folder with a folder a study")
     published: Place = Field(Path("config/published"), description="the paper's numbers")
     mirror: Plain | None = Field(None, description="folder or URL with all archives by name")

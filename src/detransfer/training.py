@@ -88,20 +88,20 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
     (as in the authors' code, where the number of chips varies). Raises Diverged, in
     every process, when a loss is not finite (naming the images). Raises InputError when the data
     set is empty, when the batch cannot be split among the processes, when a GPU is out of memory
-    or fails, and when the disk is full (the previous checkpoint stays). SIGTERM to any process
-    writes a checkpoint, and all exit with status 143.
+    or fails, and when the disk is full (the previous checkpoint stays). SIGTERM to any process, or
+    a first SIGINT, writes a checkpoint, and all exit with status 143 or 130.
     """
     part = split_batch(recipe)
     epoch_steps, total = _length(examples, recipe)
-    _place(model, recipe, run)
-    optimizer = make_optimizer(model, recipe)
-    progress, window = _restore(run, model, optimizer)
-    before, started, saved = progress, time.monotonic(), time.monotonic()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(device_faults(run.device, str(run.state), _remedy(part)))
+        _place(model, recipe, run)
+        optimizer = make_optimizer(model, recipe)
+        progress, window = _restore(run, model, optimizer)
+        before, started, saved = progress, time.monotonic(), time.monotonic()
         logger = stack.enter_context(contextlib.closing(TrainingLog(run.state, progress, first())))
         stop = stack.enter_context(_StopOnSignal())
         stack.enter_context(sharing(part.sharing))
-        stack.enter_context(device_faults(run.device, str(run.state), _remedy(part)))
         model.train()
         for batch, here in _batches(examples, recipe, run, before, total):
             rate = learning_rate(recipe, here.step, epoch_steps, total)
@@ -124,10 +124,10 @@ def train(model: nn.Module, examples: Epoch, recipe: TrainingRecipe, run: Run) -
                 logger.write(progress, rate, losses, speed, recipe.batch_size, total)
                 window = _Window()
             if stopping or due:
-                _save(run.state, model, optimizer, progress, window)
+                _save(run, model, optimizer, progress, window)
                 saved = time.monotonic()
             if stopping:
-                stop.leave(run.state)
+                stop.leave(run.state, signal.Signals(stopping))
     return _fit(progress, recipe, run, logger.last_losses())
 
 
@@ -201,7 +201,7 @@ def _fit(progress: Progress, recipe: TrainingRecipe, run: Run, losses: dict[str,
         images=images,
         seconds=round(progress.seconds, 3),
         images_per_second=round(images / max(progress.seconds, 1e-9), 3),
-        peak_memory_mb=round(peak_memory_mb(run.device), 1),
+        peak_memory_mb=round(_peak(progress, run), 1),
         device=device_name(run.device),
         world_size=world_size(),
         losses=losses,
@@ -324,8 +324,13 @@ def _not_finite(what: str, window: _Window, position: int, state: Path) -> Diver
     )
 
 
+def _peak(progress: Progress, run: Run) -> float:
+    """Return the peak memory in MB, of this process and of those that trained before it."""
+    return max(progress.peak_memory_mb, peak_memory_mb(run.device))
+
+
 def _save(
-    state: Path,
+    run: Run,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
@@ -336,10 +341,10 @@ def _save(
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "progress": asdict(progress),
+            "progress": asdict(replace(progress, peak_memory_mb=_peak(progress, run))),
             "window": asdict(window),
         }
-        write_checkpoint(state, content, progress.step)
+        write_checkpoint(run.state, content, progress.step)
     largest(0)
 
 
@@ -347,22 +352,31 @@ def _restore(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, _Window]:
     largest(0)  # all read the same one, also where the first process has waited for another job
-    content = read_checkpoint(run.state, run.device)
+    content = read_checkpoint(run.state)
     if content is None:
         return Progress(), _Window()
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    return Progress(**content["progress"]), _Window(**content["window"])
+    window = _Window(**content["window"])
+    window.losses = [_to(losses, run.device) for losses in window.losses]
+    return Progress(**content["progress"]), window
 
 
 class _StopOnSignal:
-    """Turns SIGTERM into a checkpoint at the next border between steps, while training."""
+    """Turns SIGTERM and SIGINT (Ctrl-C) into a checkpoint at the next border between steps.
+
+    A second SIGINT ends the process at once. Where SIGINT is ignored, as in a script's background,
+    it stays so. ``requested`` is the number of the signal, 0 before one came.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = 0
 
     def __enter__(self) -> _StopOnSignal:
-        self.before = signal.signal(signal.SIGTERM, self._request)
+        heard = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            heard.append(signal.SIGINT)
+        self.before = {number: signal.signal(number, self._request) for number in heard}
         return self
 
     def __exit__(
@@ -371,11 +385,14 @@ class _StopOnSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.requested = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    def leave(self, state: Path) -> NoReturn:
-        log.info("stopped by SIGTERM; %s holds the state to go on from", state / CHECKPOINT)
-        raise SystemExit(128 + signal.SIGTERM)
+    def leave(self, state: Path, by: signal.Signals) -> NoReturn:
+        log.info("stopped by %s; %s holds the state to go on from", by.name, state / CHECKPOINT)
+        raise SystemExit(128 + by)

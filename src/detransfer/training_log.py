@@ -6,14 +6,13 @@ import csv
 import logging
 import resource
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from detransfer.console import InputError
+from detransfer.console import InputError, duration
 from detransfer.files import atomic
 
 log = logging.getLogger(__name__)
@@ -29,6 +28,7 @@ class Progress:
     epoch: int = 0
     step_of_epoch: int = 0
     seconds: float = 0.0
+    peak_memory_mb: float = 0.0  # of the processes that it was in before
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -110,7 +110,7 @@ class TrainingLog:
             progress.epoch,
             losses["loss"],
             speed,
-            time.strftime("%H:%M:%S", time.gmtime(left)),
+            duration(left),
         )
 
     def _append(

@@ -8,7 +8,7 @@ state, so that a changed recipe never resumes from an old checkpoint.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from detransfer.backbone import (
     register,
     save_backbone,
 )
-from detransfer.checkpoints import drop_checkpoints
+from detransfer.checkpoints import drop_the_one_before
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index
 from detransfer.data.views import CentralViews
+from detransfer.device_faults import device_faults
 from detransfer.files import digest, sha256, write_json
 from detransfer.imports import code_digest, imported_files
 from detransfer.ranks import first, join, world_size
@@ -36,8 +37,10 @@ from detransfer.strict import validate
 from detransfer.study import BackboneChoice
 from detransfer.takeover import take_over
 from detransfer.training import Fit, Run
-from detransfer.untrained import estimate_statistics, wake
+from detransfer.untrained import BATCH, estimate_statistics, wake
 from detransfer.weights import read_header
+
+FINISHED = "finished"  # a file in the folder of a state whose outcome is written
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,20 @@ class TrainingJob:
             views = CentralViews(self.index, *[config["input_size"][-1]] * 2)
             if recipe.batch_norm == "frozen":
                 wake(model)
-            estimate_statistics(model, views, self.run.device)
+            remedy = f"{BATCH} images were on it at once: use a GPU with more memory"
+            with device_faults(self.run.device, f"statistics of {self.start}", remedy):
+                estimate_statistics(model, views, self.run.device)
         hold_still(model, recipe)
         return model
 
     def finish(
         self, model: nn.Module, header: dict[str, Any], fit: Fit, score: float | None
     ) -> None:
-        """Write model.safetensors and fit.json, and drop the checkpoint that they replace.
+        """Write model.safetensors and fit.json, and :meth:`settle`.
 
         ``header`` holds what rebuilds the network around the backbone; ``score`` is the training
         score of the task in percent, or None where a later program measures it. Of several
-        processes the first one does all this.
+        processes the first one writes.
         """
         if not first():
             return
@@ -87,7 +92,17 @@ class TrainingJob:
         }
         save_backbone(self.output / "model.safetensors", model.state_dict(), content)
         write_json(self.output / "fit.json", {**asdict(fit), "training_score": score})
-        drop_checkpoints(self.run.state)
+        self.settle()
+
+    def settle(self) -> None:
+        """Mark the state as that of a run whose outcome is written; its last checkpoint stays.
+
+        A workflow that was killed before it has seen the outcome deletes it, and the next job of
+        the run then writes it again from there. Of several processes the first one does this.
+        """
+        if first():
+            drop_the_one_before(self.run.state)
+            (self.run.state / FINISHED).touch()
 
 
 def training_arguments(description: str) -> argparse.ArgumentParser:
@@ -107,16 +122,22 @@ def training_arguments(description: str) -> argparse.ArgumentParser:
 
 
 def open_job(
-    arguments: argparse.Namespace, program: Path, inputs: Sequence[Path] = ()
+    arguments: argparse.Namespace,
+    program: Path,
+    inputs: Sequence[Path] = (),
+    change: Callable[[Index], Index] | None = None,
 ) -> TrainingJob:
     """Prepare a training program: threads, device, seed, data and the run's identity.
 
-    ``inputs``: further files that determine the weights, as the index and the start do. Raises
-    InputError when one is missing, and when the start does not say which network it belongs to.
+    ``inputs``: further files that determine the weights, as the index and the start do;
+    ``change``: what a control does to the images trained on. Raises InputError when a file is
+    missing, and when the start does not say which network it belongs to.
     """
     device, workers = use_machine(arguments.threads)
     torch.manual_seed(arguments.seed)
     index = read_index(arguments.index).split(*arguments.splits)
+    if change is not None:
+        index = change(index)
     header = read_header(arguments.start)
     architecture = architecture_of(header, arguments.start, arguments.architecture)
     register(architecture)
@@ -140,6 +161,7 @@ def open_job(
     if first():
         write_json(state / "run.json", {**identity, "output": str(arguments.output)})
         take_over(state)
+        (state / FINISHED).unlink(missing_ok=True)
     return TrainingJob(
         index=index,
         architecture=architecture,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from detransfer import training
 from detransfer.backbone import build
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index, read_index
@@ -79,7 +80,7 @@ def test_scales_are_put_together_and_suppressed_once_more(index: Index) -> None:
 
 
 def test_the_program_writes_proposals_that_a_training_takes(
-    repository: Path, world: Path, index: Index
+    repository: Path, world: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, recipe = world / "backbone.safetensors", world / "recipe.yaml"
     words = training_words(world, "mined", start, recipe)
@@ -87,8 +88,14 @@ def test_the_program_writes_proposals_that_a_training_takes(
     path = world / "mined" / "proposals.parquet"
     proposals = read_proposals(path, index.digest())
     assert len(proposals.ids) == len(index.images) and len(proposals.boxes) > 50
-    assert not list(world.glob("state_mined/*/checkpoint.pt"))
+    (checkpoint,) = world.glob("state_mined/*/*.pt")
     first = path.read_bytes()
+    path.unlink()
+    with monkeypatch.context() as patch:  # written again from the last checkpoint
+        patch.setattr(training, "_step", None)
+        call(repository / "scripts/mine_proposals.py", words)
+    assert path.read_bytes() == first
+    checkpoint.unlink()
     call(repository / "scripts/mine_proposals.py", words)
     assert path.read_bytes() == first
     trained = training_words(world, "run", start, recipe)

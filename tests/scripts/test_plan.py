@@ -183,6 +183,23 @@ def test_no_disk_is_enough_for_archives_without_a_size(plan: dict[str, Any]) -> 
     assert "at least" not in line
 
 
+def test_each_training_leaves_a_checkpoint_on_the_disk(plan: dict[str, Any]) -> None:
+    """Weights of 100 MB, with momentum 200, with the moments of AdamW 300; two more at once."""
+    rate = plan["Rate"](**{**RATES["finetune_classifier"], "megabytes": 100})
+    rates = {"finetune_classifier": rate, "other": plan["Rate"](**RATES["other"])}
+    blocks = [train(seed=0), train(seed=1), TABLE]
+    found = jobs(*blocks)
+    costs = [plan["cost"](job, rates, plan["Sizes"](True), 1.0) for job in found]
+
+    def needed(gpus: int) -> str:
+        return str(plan["disk"](found, costs, gpus, 0.0, plan["Sizes"](True))[1])
+
+    assert "needed 1.0 GB" in needed(1)  # 2 x 100, and 2 x 200 + 2 x 200
+    assert "needed 1.4 GB" in needed(2)
+    Path("recipe.yaml").write_text("training: {epochs: 10, optimizer: adamw}\n")
+    assert "needed 1.4 GB" in needed(1)  # 2 x 100, and 2 x 300 + 2 x 300
+
+
 def test_the_stated_speeds_are_those_of_rules_that_exist(repository: Path) -> None:
     """A misspelt rule would be reckoned with `other` in silence."""
 

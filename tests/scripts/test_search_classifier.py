@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from detransfer.backbone import read_weights
@@ -17,6 +18,7 @@ from detransfer.classification.accuracy import held_out
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index, write_index
 from detransfer.training import Diverged
+from detransfer.training_run import FINISHED
 from tests.scripts.test_train_classifier import RECIPE, Programs
 
 SEARCH = {"learning_rates": [1e-7, 0.01], "weight_decays": [0.0, 0.1], "epochs": 5}
@@ -45,7 +47,7 @@ def test_every_point_gets_the_same_budget_and_the_best_is_trained(programs: Prog
     state = next((programs.folder / "state_search").iterdir())
     steps = [pd.read_csv(file)["step"].max() for file in state.glob("rate*/log.csv")]
     assert len(steps) == 4 and len(set(steps)) == 1  # of 18 images, five times, by eight
-    assert not list(state.glob("rate*/checkpoint.pt"))
+    assert not list(state.glob("rate*/checkpoint.pt")) and (state / FINISHED).exists()
 
     options = {**programs.training_options("run", 0), "search": outcome}
     programs.call("train_classifier", **options)
@@ -143,6 +145,21 @@ def test_other_faults_of_a_training_end_the_search(
     monkeypatch.setitem(loaded["main"].__globals__, "train", failing)
     with pytest.raises(InputError, match="the disk is full"):
         programs.start_program(loaded, "search_classifier", programs.training_options("search", 0))
+
+
+def test_a_gpu_without_memory_for_a_score_is_named_with_the_pair(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    loaded = runpy.run_path(str(programs.scripts / "search_classifier.py"))
+    monkeypatch.setitem(loaded["main"].__globals__, "predict", full)
+    with pytest.raises(InputError, match=r"^scoring .*/rate1e-07_decay0: .*images\.size"):
+        programs.start_program(loaded, "search_classifier", programs.training_options("search", 0))
+    (state,) = (programs.folder / "state_search").iterdir()
+    assert len(list(state.glob("rate*"))) == 4  # as many as scripts/status.py counts
+    assert not (state / FINISHED).exists()
 
 
 def test_no_test_image_chooses_a_hyper_parameter(

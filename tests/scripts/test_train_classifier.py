@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score
 from torch import nn
 
+from detransfer import training
 from detransfer.backbone import build, read_weights, save_backbone
 from detransfer.batches import Epoch
 from detransfer.classification.finetune import load_classifier
@@ -86,7 +87,8 @@ class Programs:
     def start_program(
         self, loaded: dict[str, Any], program: str, options: dict[str, object]
     ) -> None:
-        words = [f"--{name}={value}" for name, value in options.items()]
+        words = [f"--{name}={value}" for name, value in options.items() if value is not True]
+        words += [f"--{name}" for name, value in options.items() if value is True]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [f"{program}.py", *words])
             loaded["main"]()
@@ -263,3 +265,59 @@ def test_labels_can_be_permuted_as_a_control(programs: Programs) -> None:
     assert sorted(plain) == sorted(permuted) and plain != permuted
     assert digest != other  # and so its numbers stand in no table beside the others
     assert programs.taught("--shuffle-labels") == (permuted, other)
+
+
+class Trained(Exception):
+    """A step of training was taken."""
+
+
+def no_step(*_: Any) -> None:
+    raise Trained
+
+
+def test_outputs_that_are_lost_are_written_again_without_a_step(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Snakemake loses them that was killed before it saw them; another run trains."""
+    run = programs.train("lost")
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    for file in run.iterdir():
+        file.unlink()
+    monkeypatch.setattr(training, "_step", no_step)
+    programs.train("lost")
+    assert (run / "model.safetensors").read_bytes() == before["model.safetensors"]
+    first, again = (
+        json.loads(text) for text in (before["fit.json"], (run / "fit.json").read_text())
+    )
+    assert again.pop("peak_memory_mb") >= first.pop("peak_memory_mb") and again == first
+    with pytest.raises(Trained):
+        programs.train("lost", seed=1)
+    with pytest.raises(Trained):
+        programs.call(
+            "train_classifier", **programs.training_options("lost", 0), **{"shuffle-labels": True}
+        )
+    shorter = programs.folder / "shorter.yaml"
+    shorter.write_text(yaml.safe_dump({**RECIPE, "label_smoothing": 0.1}))
+    with pytest.raises(Trained):
+        programs.call(
+            "train_classifier", **{**programs.training_options("lost", 0), "recipe": shorter}
+        )
+
+
+def test_a_gpu_without_memory_for_the_score_is_named_and_costs_no_step(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    loaded = runpy.run_path(str(programs.scripts / "train_classifier.py"))
+    options = programs.training_options("unscored", 0)
+    with monkeypatch.context() as patch:
+        patch.setitem(loaded["main"].__globals__, "predict", full)
+        expected = (
+            r"^scoring .*unscored: the cpu of .* ran out of memory: .* 64 images .*images\.size"
+        )
+        with pytest.raises(InputError, match=expected):
+            programs.start_program(loaded, "train_classifier", options)
+    monkeypatch.setattr(training, "_step", no_step)
+    assert (programs.train("unscored") / "fit.json").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Programs:
 
     def __init__(self, repository: Path, folder: Path) -> None:
         self.folder, self.scripts = folder, repository / "scripts"
+        self.instead: dict[str, Any] = {}  # of names in a program
         write_index(folder / "index", write_scenes(folder / "scenes", 8, TEST))
         self.index = folder / "index"
         self.write_recipe("recipe.yaml")
@@ -68,6 +70,8 @@ class Programs:
         words = [f"--{name}={value}" for name, value in options.items()]
         loaded = runpy.run_path(str(self.scripts / f"{program}.py"))
         with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.instead.items():
+                patch.setitem(loaded["main"].__globals__, name, value)
             patch.setattr(sys, "argv", [f"{program}.py", *words])
             loaded["main"]()
 
@@ -345,3 +349,17 @@ def test_mean_iou_of_the_table_is_that_of_the_metrics(run: Path) -> None:
     assert metrics.metric("mIoU").value == pytest.approx(100 * float(mean_iou(counts)))
     for column, name in (("iou", "mIoU"), ("iou_resized", "mIoU_resized")):
         assert table[column].mean() == pytest.approx(metrics.metric(name).value, rel=1e-4)
+
+
+def test_a_gpu_without_memory_for_the_score_is_named(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Iterator[Any]:
+        yield 0, np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    programs.write_recipe("short.yaml", training={**RECIPE["training"], "epochs": 0.5})
+    monkeypatch.setattr(programs, "instead", {"predict": full})
+    expected = r"^scoring .*unscored: the cpu of .* ran out of memory: .* 8 images .*images\.short"
+    with pytest.raises(InputError, match=expected):
+        programs.train("unscored", recipe=programs.folder / "short.yaml")

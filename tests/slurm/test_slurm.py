@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,7 @@ def outcome(slurm: cluster.Cluster, study: Checkout) -> Outcome:
     before = {str(file.relative_to(study.folder)): file.read_bytes() for file in files}
     for file in [*files, *(study.folder / log_of(name) for name in PRETRAININGS)]:
         file.unlink()
+    shutil.rmtree(study.folder / "state")  # or no training would be made anew
     watch, disturbed, resumed = Watch(), {}, {}
 
     def meanwhile(running: subprocess.Popen[bytes]) -> None:

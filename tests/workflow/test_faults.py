@@ -7,8 +7,10 @@ cache between workflows; each test breaks something of its own.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +34,7 @@ MODEL, LOG = (
 BACKBONES = [
     f"results/tiny/pretraining/{name}/backbone.safetensors" for name in ("random", "imagenet_cls")
 ]
+STATE = Path("state/tiny/classification/caltech256/random/seed0")
 INDEX = Path("data/tiny/index/caltech256")
 SHARED = {"fetch": 4, "import_backbone": 1, "pretrain_classifier": 1, "export_backbone": 1}
 
@@ -136,20 +139,27 @@ def trained(checkout: Checkout) -> bytes:
     return (checkout.folder / MODEL).read_bytes()
 
 
+def lose(checkout: Checkout) -> bytes:
+    """Return the weights of the last training, and delete them with all that it left."""
+    undisturbed = trained(checkout)
+    for file in (MODEL, RUN / "fit.json", LOG):
+        (checkout.folder / file).unlink()
+    shutil.rmtree(checkout.folder / STATE)
+    return undisturbed
+
+
 def under_way(checkout: Checkout) -> bool:
     return "step 20/" in said(checkout)
 
 
 def test_a_job_that_outlived_snakemake_is_taken_over(little: Checkout) -> None:
     """SIGKILL to Snakemake alone: its training lives on, and the next one's takes its place."""
-    undisturbed = trained(little)
-    for file in (MODEL, RUN / "fit.json", LOG):
-        (little.folder / file).unlink()
+    undisturbed = lose(little)
     running = start(little, "--", str(MODEL))
     with killed_at_last(running):
         wait_for(lambda: under_way(little), "the training")
         running.kill()
-        (lock,) = (little.folder / "state/tiny/classification").rglob("running")
+        (lock,) = (little.folder / STATE).rglob("running")
         left_behind = int(lock.read_text().split()[1])
         os.kill(left_behind, signal.SIGSTOP)  # or it might end before the next one has begun
         assert little.snakemake(*WORDS, "--unlock", timeout=120).code == 0
@@ -163,14 +173,46 @@ def test_a_job_that_outlived_snakemake_is_taken_over(little: Checkout) -> None:
     assert (little.folder / MODEL).read_bytes() == undisturbed
 
 
+def test_ctrl_c_saves_what_was_trained(little: Checkout) -> None:
+    """The terminal signals all at once: Snakemake, the shell, the training."""
+    undisturbed = lose(little)
+    running = start(little, "--", str(MODEL))
+    with killed_at_last(running):
+        wait_for(lambda: under_way(little), "the training")
+        os.killpg(running.pid, signal.SIGINT)
+        running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "stopped by SIGINT" in said(little)
+    assert trained(little) == undisturbed
+    assert re.search(r"resuming after step [1-9]\d", said(little))
+
+
+def test_a_job_that_ended_after_snakemake_is_written_again_without_training(
+    little: Checkout,
+) -> None:
+    """SIGKILL to Snakemake alone: the next one deletes what its training wrote in the end."""
+    undisturbed = lose(little)
+    running = start(little, "--", str(MODEL))
+    with killed_at_last(running):
+        wait_for(lambda: under_way(little), "the training")
+        running.kill()
+        wait_for(lambda: any((little.folder / STATE).rglob("finished")), "the training's end")
+    steps = json.loads((little.folder / RUN / "fit.json").read_text())["steps"]
+    assert little.snakemake(*WORDS, "--unlock", timeout=120).code == 0
+    again = little.snakemake(*WORDS, "--", str(MODEL), timeout=300)
+    assert again.jobs() == {"finetune_classifier": 1}
+    assert f"resuming after step {steps} from" in said(little)
+    assert not re.search(r"step \d+/", said(little)), "it was trained once more"
+    assert (little.folder / MODEL).read_bytes() == undisturbed
+
+
 def said(checkout: Checkout) -> str:
     log = checkout.folder / LOG
     return log.read_text(errors="replace") if log.exists() else ""
 
 
 def test_of_two_snakemakes_on_one_checkout_the_second_is_refused(little: Checkout) -> None:
-    trained(little)
-    (little.folder / MODEL).unlink()
+    lose(little)
     running = start(little, "--", str(MODEL))
     with killed_at_last(running):
         wait_for(lambda: any((little.folder / ".snakemake").glob("locks/*")), "the lock")

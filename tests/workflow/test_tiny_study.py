@@ -9,6 +9,7 @@ import contextlib
 import html
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -450,9 +451,10 @@ def test_a_killed_study_goes_on_to_the_same_bits(tiny: Checkout) -> None:
     log = tiny.folder / "results/tiny/logs/finetune_classifier/caltech256/imagenet_cls/seed0.log"
     model = tiny.folder / "results/tiny" / place / "model.safetensors"
     words = (*WORDS, str(model.relative_to(tiny.folder)))
-    undisturbed = model.read_bytes()
+    undisturbed, state = model.read_bytes(), tiny.folder / "state/tiny" / place
     model.unlink()
-    kill_in_training(tiny, words, tiny.folder / "state/tiny" / place)
+    shutil.rmtree(state)  # or its last checkpoint would be written once more
+    kill_in_training(tiny, words, state)
     assert not model.exists()
     # Nobody could take away the lock on the files, and Snakemake says what to do about it.
     refused = tiny.snakemake(*words)

@@ -14,6 +14,10 @@ from detransfer.classification.finetune import LabelledImages
 from detransfer.ranks import in_turn, own
 
 BATCH = 64  # images at once; the result does not depend on it
+REMEDY = (
+    f"{BATCH} images were on it at once: use a GPU with more memory, or lower images.size in the "
+    "recipe and train anew"
+)
 
 
 @torch.inference_mode()

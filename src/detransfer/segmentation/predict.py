@@ -15,6 +15,10 @@ from detransfer.segmentation.deeplab import Segmenter
 from detransfer.segmentation.images import MaskedImages
 
 BATCH = 8  # images at once; the result does not depend on it
+REMEDY = (
+    f"{BATCH} images were on it at once: use a GPU with more memory, or lower images.short and "
+    "images.long in the recipe and train anew"
+)
 
 
 def predict(
