@@ -175,13 +175,20 @@ def test_python_is_the_one_that_the_lock_was_made_for(repository: Path) -> None:
 
 def programs_by_environment(rules: str) -> dict[str, set[str]]:
     """Return the scripts that rules run in each conda environment, read off the .smk text."""
+    parents, environments, programs = {}, {}, {}
+    for text in re.split(r"^\s*(?=(?:use )?rule )", rules, flags=re.M):
+        for parent, name in re.findall(r"^(?:use rule (\w+) as|rule) (\w+)", text):
+            parents[name] = parent
+            environments[name] = re.findall(r"envs/(\w+\.yaml)", text)
+            programs[name] = set(re.findall(r"scripts/(\w+)\.py", text))
+            programs[name] |= set(re.findall(r'program="(\w+)"', text))
     found: dict[str, set[str]] = {}
-    for rule in re.split(r"^\s*rule ", rules, flags=re.M):
-        environment = re.search(r"envs/(\w+\.yaml)", rule)
-        programs = set(re.findall(r"scripts/(\w+)\.py", rule))
-        programs |= set(re.findall(r'program="(\w+)"', rule))
-        if environment:
-            found.setdefault(f"envs/{environment[1]}", set()).update(programs)
+    for name, run in programs.items():
+        origin = name
+        while origin and not environments[origin]:  # inherited
+            origin = parents[origin]
+        if origin:
+            found.setdefault(f"envs/{environments[origin][0]}", set()).update(run)
     return found
 
 

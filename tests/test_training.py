@@ -121,7 +121,7 @@ def test_warm_up_is_linear() -> None:
 
 
 def test_steps_fall_at_their_epochs() -> None:
-    given = recipe(schedule="step", step_epochs=(1, 1.5), step_factor=0.1)
+    given = recipe(epochs=3, schedule="step", step_epochs=(1, 1.5), step_factor=0.1)
     rates = {step: learning_rate(given, step, 10, 30) for step in (0, 9, 10, 14, 15, 29)}
     expected = {0: 0.1, 9: 0.1, 10: 0.01, 14: 0.01, 15: 0.001, 29: 0.001}
     assert rates == pytest.approx(expected)
