@@ -3,8 +3,9 @@
 Checks every row of the index (boxes inside their image, classes that are listed), reads the header
 of every image and compares sizes, decodes a sample with its masks, and looks for equal files in the
 splits for training and for evaluation and for classes without an example. Everything found goes
-into the report; broken rows and damaged images are an error: a training would stop at them. The
-report then lies beside the output, as ``check.failed.csv``.
+into the report; broken rows, damaged images and image classes without a training image are errors:
+a training or a probe would stop at them. The report then lies beside the output, as
+``check.failed.csv``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from detransfer.files import atomic, sha256
 
 SHOWN = 1000  # broken rows at most: a table of a million objects may be wrong throughout
 COLUMNS = ["severity", "finding", "path", "detail"]
+TRAINING = "training"
 Finding = tuple[str, str, str, str]
 
 
@@ -124,10 +126,13 @@ def _by_size(paths: Iterable[str], root: Path) -> dict[int, list[str]]:
 
 def absent_classes(part: Index, name: str) -> Iterator[Finding]:
     """Yield the classes that have no image or object in a part of the data set."""
-    labels = part.images if "class_id" in part.images else part.objects
+    of_images = "class_id" in part.images
+    labels = part.images if of_images else part.objects
     counts = np.bincount(labels["class_id"], minlength=len(part.classes))
+    # A detector can do without a class; a probe of images cannot, and would say so much later.
+    severity = "error" if of_images and name == TRAINING else "warning"
     for class_id in np.flatnonzero(counts == 0):
-        yield "warning", f"class without example in {name}", "", part.classes["name"][class_id]
+        yield severity, f"class without example in {name}", "", part.classes["name"][class_id]
 
 
 def split_findings(index: Index, train_splits: list[str], eval_split: str) -> Iterator[Finding]:
@@ -137,7 +142,7 @@ def split_findings(index: Index, train_splits: list[str], eval_split: str) -> It
         yield from absent_classes(evaluation, "evaluation")
         return
     train = index.split(*train_splits)
-    yield from absent_classes(train, "training")
+    yield from absent_classes(train, TRAINING)
     if eval_split in train_splits:
         detail = "so no image was compared with those for training"
         yield "note", "the split for evaluation is one for training", "", f"{eval_split}: {detail}"
@@ -159,11 +164,12 @@ def refuse(index: Index, table: pd.DataFrame, output: Path) -> None:
     with atomic(kept) as temporary:
         table.to_csv(temporary, index=False)
     first = errors.head(5)
-    shown = "\n".join(f"  {p}: {d}" for p, d in zip(first["path"], first["detail"], strict=True))
+    where = first["path"].where(first["path"] != "", first["finding"])
+    shown = "\n".join(f"  {p}: {d}" for p, d in zip(where, first["detail"], strict=True))
     raise InputError(
-        f"{index.root}: {len(errors)} faults that no training survives:\n{shown}\n"
-        f"All findings stand in {kept}. Extract the data set again, or replace these files and "
-        "make the index again."
+        f"{index.root}: {len(errors)} faults that no training or probe survives:\n{shown}\n"
+        f"All findings stand in {kept}. Extract the data set again, or replace these files (or "
+        "leave out these classes by the reader's options) and make the index again."
     )
 
 

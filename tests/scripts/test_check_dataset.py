@@ -113,15 +113,17 @@ def test_unusable_images_are_an_error_that_names_them(
     assert not output.exists()
 
 
-def test_a_class_without_training_images_is_reported(repository: Path, index: Path) -> None:
+def test_a_class_without_training_images_stops_the_study(repository: Path, index: Path) -> None:
+    """Before the trainings, and not at the probe that could not know it."""
     images = pd.read_parquet(index / "images.parquet")
     images.loc[images["split"] == "train", "class_id"] = 0
     classes = pd.read_csv(index / "classes.csv", keep_default_na=False)
     write_index(index, Index(images, empty_objects(), classes, index.parent / "data"))
-    _, output = check(repository, index)
-    (row,) = pd.read_csv(output).to_dict("records")
-    assert row["finding"] == "class without example in training"
-    assert row["detail"] == "b"
+    result, output = check(repository, index)
+    assert result.returncode == 2 and not output.exists()
+    assert "  class without example in training: b\n" in result.stderr
+    (row,) = pd.read_csv(output.with_suffix(".failed.csv")).to_dict("records")
+    assert (row["severity"], row["detail"]) == ("error", "b")
 
 
 def write_parquet(index: Path, table: str, content: pd.DataFrame) -> None:
