@@ -16,7 +16,6 @@ VISUALIZED = by_dataset([*PROBED, *STUDY.targets_of("segmentation")]) if CLASSIF
 WITH_MASKS = [name for name in VISUALIZED if name not in MASKED_OUT]
 
 
-
 def looked_at(dataset):
     """The pre-trainings whose maps of a data set's test images are made."""
     if dataset in MASKED_OUT:
