@@ -177,6 +177,7 @@ def add_architecture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture",
         type=Path,
+        nargs="?",  # a rule gives its input, which is none where timm has the network
         metavar="FILE",
         help="Python file that defines the network of the weights, where timm does not (backbone."
         "file of the study); it is run, and no other that the weights may name",

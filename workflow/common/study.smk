@@ -35,8 +35,6 @@ except InputError as error:
 
 RESULTS, DATA, STATE = STUDY.results, STUDY.data, STUDY.state
 ONE_GPU = min(1, STUDY.resources.predict.gpu)  # of programs that run in one process
-# The option that lets a program run the file of the study's network, which weights only name.
-ARCHITECTURE = f"--architecture {STUDY.backbone.file}" if STUDY.backbone.file else ""
 LOGS, TIMES = RESULTS / "logs", RESULTS / "benchmarks"
 # Whether downloads and pre-trainings are shared between checkouts (docs/cluster.md). Snakemake
 # allows such a rule no benchmark; the record of a training (fit.json) has its time and memory.
@@ -51,7 +49,7 @@ GROUPED = [name for name in STUDY.detectors if superclasses(RECIPES[f"pretrain_{
 
 
 def cores_of(asked):
-    """What a rule gives a job that may hold GPUs: as many cores as its resources ask for.
+    """The cores of a job that may hold GPUs, as many as its resources ask for.
 
     Fewer where the machine has fewer for each GPU, so that no GPU waits for cores.
     """

@@ -92,7 +92,7 @@ rule classify:
         "--index {params.index} --split {params.split} --threads {threads} "
         "--pretraining {wildcards.pretraining} --target {wildcards.target} "
         "--dataset {params.dataset} --seed {wildcards.seed} "
-        "--predictions {output.predictions} --output {output.metrics} {ARCHITECTURE} 2> {log}"
+        "--predictions {output.predictions} --output {output.metrics} --architecture {input.architecture} 2> {log}"
 
 
 # Linear probes of frozen features; of Conv5 (Table 6) with few images and neighbours too.

@@ -92,7 +92,7 @@ rule detect:
         "--split {params.split} --training-index {params.training_index} "
         "--training-splits {params.training_splits} --recipe {input.recipe} "
         "--output {output.detections} --training-output {output.training} "
-        "--threads {threads} {ARCHITECTURE} 2> {log}"
+        "--threads {threads} --architecture {input.architecture} 2> {log}"
 
 
 rule evaluate_detections:

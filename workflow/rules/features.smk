@@ -35,7 +35,7 @@ rule extract_features:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/{params.program}.py --weights {input.weights} --index {params.index} "
         "{params.splits} --recipe {input.recipe} --state {params.state} --output {output} "
-        "--threads {threads} {params.more} {ARCHITECTURE} 2> {log}"
+        "--threads {threads} {params.more} --architecture {input.architecture} 2> {log}"
 
 
 use rule extract_features as extract_detector_features with:

@@ -69,7 +69,7 @@ rule pretrain_classifier:
         "python scripts/{params.program}.py --index {params.index} --splits {params.splits} "
         "--start {input.start} --recipe {input.recipe} --seed {params.seed} "
         "--state {params.state} --output {params.folder} --threads {threads} {params.more} "
-        "{ARCHITECTURE} 2> {log}"
+        "--architecture {input.architecture} 2> {log}"
 
 
 use rule pretrain_classifier as pretrain_detector with:
@@ -218,4 +218,4 @@ rule export_backbone:
         runtime=STUDY.resources.predict.runtime,
     shell:
         "python scripts/export_backbone.py --model {input.model} "
-        "--pretraining {wildcards.pretraining} --output {output} {ARCHITECTURE} 2> {log}"
+        "--pretraining {wildcards.pretraining} --output {output} --architecture {input.architecture} 2> {log}"

@@ -61,7 +61,7 @@ rule segment:
     shell:
         "python scripts/with_gpus.py --gpus {resources.gpu} --expected {params.gpu} -- "
         "python scripts/segment.py --model {input.model} --index {params.index} "
-        "--split {params.split} --output {output} --threads {threads} {ARCHITECTURE} 2> {log}"
+        "--split {params.split} --output {output} --threads {threads} --architecture {input.architecture} 2> {log}"
 
 
 rule evaluate_segmentation:

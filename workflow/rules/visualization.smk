@@ -46,7 +46,7 @@ rule mask_out:
         "--recipe {input.recipe} {params.more} --state {params.state} "
         "--output {params.folder} --threads {threads} --pretraining {wildcards.pretraining} "
         "--target {params.target} --dataset {wildcards.dataset} --seed {params.seed} "
-        "{ARCHITECTURE} 2> {log}"
+        "--architecture {input.architecture} 2> {log}"
 
 
 # Of images with masks, which say what the activation maps cover.
