@@ -36,8 +36,8 @@ def test_a_detectors_layers_are_recorded_for_the_first_target_alone(checkout: Ch
     commands = [line for line in output.splitlines() if "extract_detector_features.py --w" in line]
     assert len(commands) == 2
     layers = {line.split("--index ")[1].split()[0]: line.split("--layers ")[1] for line in commands}
-    assert layers["data/index/caltech256"].split(" 2> ")[0].split() == ["conv5", *LAYERS]
-    assert layers["data/index/sun397"].split(" 2> ")[0].split() == ["conv5"]
+    assert layers["data/index/caltech256"].split(" --")[0].split() == ["conv5", *LAYERS]
+    assert layers["data/index/sun397"].split(" --")[0].split() == ["conv5"]
     for line in commands:  # the detector itself, with the offsets that its backbone file lacks
         assert "--weights results/pretraining/coco/model.safetensors" in line
 
