@@ -32,6 +32,7 @@ from tests.scripts import test_train_segmenter as blocks
 from tests.segmentation.scenes import write_scenes
 
 MODEL = "model.safetensors"
+KILLS = int(os.environ.get("DETRANSFER_KILLS", "5"))  # of each training, of eight steps a kill
 WORLDS = {
     "train_detector": "rectangles",
     "train_labels": "rectangles",
@@ -124,7 +125,7 @@ def program(repository: Path, worlds: Path, request: pytest.FixtureRequest) -> P
     name = request.param
     found = Program(repository / "scripts" / f"{name}.py", worlds / WORLDS[name])
     steps = {"rectangles": 8, "colours": 6, "blocks": 4}[found.world.name]  # about, an epoch
-    found.write_recipe("recipe.yaml", 40 / steps)
+    found.write_recipe("recipe.yaml", 8 * KILLS / steps)
     if not found.model("whole").exists():
         found.run("whole")
     return found
@@ -172,10 +173,10 @@ def wait_until(condition: Callable[[], bool], alive: Callable[[], bool]) -> None
 def test_kills_at_random_moments_change_nothing(
     program: Program, processes: ForkServerContext
 ) -> None:
-    """Five by SIGKILL, one by SIGTERM; and another recipe takes nothing from what they left."""
+    """Some by SIGKILL, one by SIGTERM; and another recipe takes nothing from what they left."""
     whole = program.fit("whole")
     reached = [0]
-    for _ in range(5):
+    for _ in range(KILLS):
         process = begin(processes, program, "killed")
         # A seed would not fix the moment either.
         time.sleep(random.uniform(0, 3 * whole["seconds"] / whole["steps"]))
