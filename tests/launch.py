@@ -24,6 +24,17 @@ def start(processes: int, *words: str | Path) -> subprocess.Popen[str]:
     )
 
 
+def start_one_that_waits(program: Path, words: list[str]) -> subprocess.Popen[str]:
+    """Start a program that finds this process at its work; return it once it waits for it."""
+    process = subprocess.Popen(
+        [sys.executable, str(program), *words], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    waiting = f"waiting for process {os.getpid()} on"
+    assert any(waiting in line for line in process.stderr), "it works as well"
+    return process
+
+
 def launch(processes: int, *words: str | Path) -> None:
     """Run a program to its end, which must be a good one."""
     process = start(processes, *words)

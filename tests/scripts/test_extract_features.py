@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from detransfer.features.extract import BackboneFeatures, load_frozen, record
 from detransfer.features.store import open_features
 from detransfer.recipes.classification import FeatureRecipe
 from tests.detection.rectangles import TINY, call, detection_recipe, write_rectangles, write_start
+from tests.launch import start_one_that_waits
 
 RECIPE = {"task": "features", "size": 64, "resize": 72, "output_stride": 16, "batch_size": 5}
 CPU = torch.device("cpu")
@@ -257,16 +256,12 @@ def test_a_recording_that_was_left_behind_is_waited_for(
     program = repository / "scripts/extract_features.py"
     started: list[subprocess.Popen[str]] = []
 
-    def start_another(path: Path) -> Tensor:
+    def decode_beside_another(path: Path) -> Tensor:
         if not started:
-            command = [sys.executable, str(program), *words(world, tmp_path, recipe)]
-            started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-            assert started[0].stderr is not None
-            waiting = f"waiting for process {os.getpid()} on"
-            assert any(waiting in line for line in started[0].stderr), "it records as well"
+            started.append(start_one_that_waits(program, words(world, tmp_path, recipe)))
         return decode(path)
 
-    monkeypatch.setattr("detransfer.data.views.decode", start_another)
+    monkeypatch.setattr("detransfer.data.views.decode", decode_beside_another)
     call(program, words(world, tmp_path, recipe))
     assert started[0].wait(60) == 0
     expected = by_hand(world, world / "backbone.safetensors")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from detransfer.visualization.activations import activation_maps, central_mask, 
 from detransfer.visualization.coverage import area_share, best_iou, inside_share
 from detransfer.visualization.grid import Grid
 from tests.detection.rectangles import TINY, call, write_rectangles, write_start
+from tests.launch import start_one_that_waits
 from tests.segmentation.scenes import write_scenes
 
 VIEW = {"size": 48, "resize": 56, "output_stride": 16, "precision": "fp32"}
@@ -182,16 +181,12 @@ def test_a_recording_that_was_left_behind_is_waited_for(
     given = words(world, tmp_path, images=2)
     started: list[subprocess.Popen[str]] = []
 
-    def start_another(path: Path) -> Tensor:
+    def decode_beside_another(path: Path) -> Tensor:
         if not started:
-            command = [sys.executable, str(program), *given]
-            started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-            assert started[0].stderr is not None
-            waiting = f"waiting for process {os.getpid()} on"
-            assert any(waiting in line for line in started[0].stderr), "it records as well"
+            started.append(start_one_that_waits(program, given))
         return decode(path)
 
-    monkeypatch.setattr("detransfer.data.views.decode", start_another)
+    monkeypatch.setattr("detransfer.data.views.decode", decode_beside_another)
     call(program, given)
     first = (tmp_path / "made/maskout.npy").read_bytes()
     assert started[0].wait(60) == 0
