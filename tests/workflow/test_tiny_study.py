@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 RUNS = len(PRETRAININGS)  # of each target: one seed
 DETECTED = RUNS + 2  # of VOC, and two on COCO
-WITH_MASKS = ("random", "imagenet_cls", "coco")  # as in the demo
+WITH_MASKS = PRETRAININGS  # as in the demo, of those that are left
 SEGMENTED = len(WITH_MASKS)
 DATASETS = 5
 SHUFFLED = 5  # draws of permuted labels
