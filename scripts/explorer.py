@@ -115,16 +115,22 @@ def space_data(
     """Return what the page knows of a space: places and nearest images of these rows."""
     if not plane["image_id"].equals(features.images["image_id"]):
         raise InputError(f"{features.folder}: its embedding is of other images; embed it again")
-    places = plane[["x", "y"]].to_numpy()[rows]
+    places = np.nan_to_num(plane[["x", "y"]].to_numpy()[rows])
     low, high = places.min(0), places.max(0)
     shares = (places - low) / np.maximum(high - low, 1e-12)
     return {
         "places": encoded(np.round(65535 * shares), "<u2"),
         "nearest": encoded(nearest_neighbours(features.layer(LAYER)[rows], neighbours), "<u2"),
-        "agreement": round(100 * float(plane["agreement_space"].mean())),
-        "agreementPlane": round(100 * float(plane["agreement_plane"].mean())),
+        "agreement": percent(plane["agreement_space"]),
+        "agreementPlane": percent(plane["agreement_plane"]),
+        "problem": plane["problem"].iloc[0],
         "maps": {},
     }
+
+
+def percent(shares: pd.Series) -> int | None:
+    """Return the mean of shares in whole percent; None where there are none."""
+    return None if shares.isna().any() else round(100 * float(shares.mean()))
 
 
 def read_maps(folder: Path, image_ids: np.ndarray) -> dict[str, Any]:

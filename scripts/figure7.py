@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -28,10 +29,11 @@ Figure 7: the images of two feature spaces in the plane, coloured by class.
 For each data set, space and place (in the space, or in the plane of t-SNE): agreement, the mean
 share in percent of an image's nearest neighbours that are of its class, its 95 % interval over
 resamples of the images, and chance, the share of all other images that are. The picture shows both
-planes of each pair; the largest classes have a colour and a marker, the others are grey.
+planes of each pair; the largest classes have a colour and a marker, the others are grey. A space
+that cannot be embedded has its problem in the table and in the picture.
 """
 COLUMNS = ["dataset", "run", "place", "neighbours", "metric", "unit", "value", "low", "high",
-           "chance", "images", "library"]  # fmt: skip
+           "chance", "images", "library", "problem"]  # fmt: skip
 # Okabe and Ito's colours with two more that are told apart by everybody, and by marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5D3A9B", "#8C564B")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -91,6 +93,7 @@ def numbers(planes: dict[tuple[str, str], pd.DataFrame], neighbours: int) -> pd.
                     "chance": 100 * (sizes * (sizes - 1)).sum() / (images * (images - 1)),
                     "images": images,
                     "library": plane["library"].iloc[0],
+                    "problem": plane["problem"].iloc[0],
                 }
             )
     return pd.DataFrame(rows)[COLUMNS]
@@ -123,10 +126,10 @@ def draw(
         chosen = largest_classes(planes[dataset, two[0]]["class_id"], count)
         for panel, name in zip(row, two, strict=True):
             _plane(panel, planes[dataset, name], chosen, names[dataset])
-            space, plane = (values[dataset, name, place] for place in ("space", "plane"))
+            shares = [f"{values[dataset, name, place]:.0f} %" for place in ("space", "plane")]
+            space, plane = ("none" if share == "nan %" else share for share in shares)
             panel.set_title(
-                f"{name}\nneighbours of one class: {space:.0f} % in the space, {plane:.0f} % here",
-                fontsize=7,
+                f"{name}\nneighbours of one class: {space} in the space, {plane} here", fontsize=7
             )
         handles, labels = row[0].get_legend_handles_labels()
         row[0].legend(
@@ -137,6 +140,9 @@ def draw(
 
 
 def _plane(panel: plt.Axes, plane: pd.DataFrame, chosen: list[int], names: list[str]) -> None:
+    if problem := plane["problem"].iloc[0]:
+        text = textwrap.fill(problem, 40)
+        panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", fontsize=7)
     size = np.clip(4000 / len(plane), 1.0, 9.0)
     others = plane[~plane["class_id"].isin(chosen)]
     panel.scatter(others["x"], others["y"], s=size / 2, color="#C8C8C8", linewidths=0)

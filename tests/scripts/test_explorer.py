@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -26,6 +27,7 @@ VISIT = """
 addEventListener("load", () => {
   const report = {requests: performance.getEntriesByType("resource")
     .map(entry => entry.name).filter(name => !name.startsWith("data:"))};
+  report.planes = ["name-left", "name-right"].map(id => document.getElementById(id).textContent);
   const canvas = document.getElementById("plane-left"), box = canvas.getBoundingClientRect();
   const [x, y] = place(data.spaces[state.left], 4, canvas.clientWidth);
   const where = {clientX: box.left + canvas.clientLeft + x, clientY: box.top + canvas.clientTop + y,
@@ -72,7 +74,11 @@ class Page:
         for name, values in self.values.items():
             write_features(folder / name, self.index, values)
             plane = self.index.images[["image_id", "class_id"]].assign(
-                x=values[:, 0], y=values[:, 1], agreement_space=0.25, agreement_plane=0.5
+                x=values[:, 0],
+                y=values[:, 1],
+                agreement_space=0.25,
+                agreement_plane=0.5,
+                problem="",
             )
             plane.to_parquet(folder / f"{name}.plane")
         (folder / "analysis.yaml").write_text(RECIPE)
@@ -177,6 +183,20 @@ def test_the_page_asks_nothing_of_any_other_place(page: Page) -> None:
     template = (page.repository / "scripts/explorer.html").read_text()
     assert "default-src 'none'; img-src data:" in template
     assert not re.search(r"https?://|src=|href=|@import|fetch\(|XMLHttp", template)
+
+
+@pytest.mark.slow
+def test_a_space_without_a_plane_says_why(repository: Path, tmp_path: Path) -> None:
+    page = Page(tmp_path, repository)
+    table = pd.read_parquet(tmp_path / "coco.plane")
+    nothing = dict.fromkeys(("x", "y", "agreement_space", "agreement_plane"), np.nan)
+    table.assign(**nothing, problem="all alike").to_parquet(tmp_path / "coco.plane")
+    page.write()
+    assert page.data["spaces"][1]["agreement"] is None
+    seen = visit(page, "--window-size=1200,900")
+    assert seen["planes"][0].startswith("cls" + "neighbours of one class: 25 %")
+    assert seen["planes"][1] == "coco" + "no plane: all alike"
+    assert len(seen["near"][1]) == 3  # the images are still to be looked at
 
 
 def test_a_split_without_images_is_refused(page: Page) -> None:

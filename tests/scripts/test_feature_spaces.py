@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from detransfer.console import InputError
 from detransfer.data.index import Index
+from detransfer.evidence.spaces import read_spaces
 from detransfer.features.clusters import co_membership, read_clusters
 from detransfer.features.similarity import linear_cka, retrieval_precision
 from tests.detection.rectangles import call
@@ -232,5 +234,28 @@ def test_constant_features_leave_the_other_numbers_alone(
     table = pd.read_csv(tmp_path / "similarity.csv").set_index(["metric", "run", "other"])["value"]
     assert np.isnan(table["cka", "coco", "cls"]) and table["cka", "cls", "cls"] == pytest.approx(1)
     assert table["retrieval_map", "coco", "coco"] == pytest.approx(100 * 19 / 59, rel=1e-5)
-    with pytest.raises(InputError, match="coco: all images have the same features"):
-        flat.embed("coco")
+    for name in flat.values:
+        flat.embed(name)
+    flat.figure(7, "{}.plane")
+    planes = flat.table(7).set_index(["run", "place"])
+    assert planes.loc["coco", "value"].isna().all() and planes.loc["cls", "value"].gt(50).all()
+    assert set(planes.loc["coco", "problem"]) == {"all images have the same features"}
+    assert planes.loc["cls", "problem"].isna().all()
+    files = {name: tuple(tmp_path / f"{name}.{kind}" for kind in ("parquet", "plane"))
+             for name in flat.values}  # fmt: skip
+    said = read_spaces("target", "set", files, {"coco": "cls"}).scores
+    assert set(said["neighbours alike"]) == {"cls"}  # a claim of coco's is not run
+
+
+def test_too_few_images_for_a_plane_leave_the_space_its_neighbours(
+    world: World, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "analysis.yaml"
+    recipe.write_text(re.sub(r"perplexity: \d+", "perplexity: 30", RECIPE))
+    plane = tmp_path / "cls.plane"
+    world.run("embed_features", "--features", world.folder / "cls", "--recipe", recipe,
+              "--output", plane)  # fmt: skip
+    table = pd.read_parquet(plane)
+    assert table["x"].isna().all() and table["agreement_plane"].isna().all()
+    assert table["agreement_space"].mean() > 0.8
+    assert table["problem"].str.startswith("t-SNE of perplexity 30 needs 92 images").all()

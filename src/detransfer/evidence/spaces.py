@@ -38,8 +38,9 @@ def read_spaces(
             raise InputError(f"{folders[name][0]}: has other images than the spaces beside it")
     counts, place = resamples(len(ids)), np.arange(len(ids))
     alike = {
-        name: {0: mean_over_images(agreement(files[1], ids), place, counts)}
+        name: {0: mean_over_images(shares, place, counts)}
         for name, files in folders.items()
+        if not np.isnan(shares := agreement(files[1], ids)).any()
     }
     same = {
         name: same_cluster(clusters[name], clusters[start], counts)
@@ -54,7 +55,10 @@ def read_spaces(
 
 
 def agreement(path: Path, ids: np.ndarray) -> np.ndarray:
-    """Return the share of each image's nearest neighbours in the space that are of its class."""
+    """Return the share of each image's nearest neighbours in the space that are of its class.
+
+    NaN for a space where all images lie in one place.
+    """
     try:
         table = pd.read_parquet(path, columns=["image_id", "agreement_space"])
     except (OSError, ValueError) as error:

@@ -8,27 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from detransfer.console import InputError
 from detransfer.features.recipe import EmbeddingRecipe
 
 log = logging.getLogger(__name__)
 FASTER, PLAIN = "sklearnex.manifold", "sklearn.manifold"
 
 
-def embed(features: np.ndarray, recipe: EmbeddingRecipe) -> tuple[np.ndarray, str]:
-    """Return the images' places in the plane (n, 2) float32, and the library that found them.
-
-    Raises InputError for too few images, and for features that are all the same.
-    """
+def hindrance(features: np.ndarray, recipe: EmbeddingRecipe) -> str | None:
+    """Return why features (n, d) have no place in the plane; None where they can be embedded."""
     least = int(3 * recipe.perplexity) + 2  # t-SNE looks at so many neighbours of an image
     if len(features) < least:
-        raise InputError(
+        return (
             f"t-SNE of perplexity {recipe.perplexity:g} needs {least} images, and there are "
             f"{len(features)}; lower embedding.perplexity in the recipe of the analysis"
         )
+    return "all images have the same features" if all_alike(features) else None
+
+
+def all_alike(features: np.ndarray) -> bool:
+    """Return whether all rows of features (n, d) are the same: none is nearer than others."""
+    return bool((features == features[0]).all())
+
+
+def embed(features: np.ndarray, recipe: EmbeddingRecipe) -> tuple[np.ndarray, str]:
+    """Return the images' places in the plane (n, 2) float32, and the library that found them.
+
+    For features without a :func:`hindrance`.
+    """
     features = np.asarray(features, np.float32)
-    if (features == features[0]).all():
-        raise InputError("all images have the same features: there is nothing to embed")
     library, name = _library()
     log.info("t-SNE of %d images by %s", len(features), name)
     tsne = library.TSNE(
