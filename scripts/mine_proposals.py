@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from detransfer.console import InputError, run
+from detransfer.detection.chip_recipe import check_scales
 from detransfer.detection.detector import Detector
 from detransfer.detection.mining import propose
-from detransfer.detection.predict import check_scales
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import chip_epochs
 from detransfer.device_faults import device_faults

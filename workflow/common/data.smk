@@ -65,6 +65,17 @@ def checked_index(dataset):
     return {**index(dataset), "check": ancient(findings)}
 
 
+def inference_recipes(wildcards):
+    """The recipes by which detectors are run on a data set; an edit is looked over at inference."""
+    places = {name: {given.dataset} for name, given in STUDY.targets_of("detection").items()}
+    for name, given in STUDY.detectors.items():
+        places[name] = {given.dataset, given.evaluated_on}
+    found = [
+        STUDY.recipe(f"evaluate_{n}") for n, sets in places.items() if wildcards.dataset in sets
+    ]
+    return ancient(found)
+
+
 def target_index(wildcards):
     return checked_index(STUDY.targets[wildcards.target].dataset)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
+from detransfer.console import InputError
+from detransfer.data.index import Index
 from detransfer.detection.chips import ChipPlan, ChipScale
 from detransfer.recipes.detection import ChipRecipe, ScaleRecipe
+
+LARGEST_SIDE = 8_000  # pixels of a resized image; of that square a ResNet's first map takes 4 GB
 
 
 def chip_scale(recipe: ScaleRecipe) -> ChipScale:
@@ -27,3 +31,19 @@ def chip_plan(recipe: ChipRecipe) -> ChipPlan:
         negatives_per_image=negatives.per_image if negatives else 0,
         minimum_proposals=negatives.minimum_proposals if negatives else (),
     )
+
+
+def check_scales(index: Index, scales: tuple[ScaleRecipe, ...]) -> None:
+    """Raise InputError for an image that a scale would enlarge beyond what memory holds."""
+    if index.images.empty:
+        return
+    sizes = index.images[["width", "height"]].to_numpy()
+    for number, scale in enumerate(scales):
+        sides = sizes.max(1) * chip_scale(scale).resize_factors(sizes)
+        row = int(sides.argmax())
+        if sides[row] > LARGEST_SIDE:
+            raise InputError(
+                f"{index.root / index.images['path'].iloc[row]}: {sizes[row, 0]} x {sizes[row, 1]} "
+                f"pixels become {sides[row]:.0f} at scales[{number}], more than {LARGEST_SIDE}; "
+                "give that scale as a short and a long side"
+            )

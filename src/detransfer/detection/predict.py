@@ -22,7 +22,7 @@ from detransfer.backbone import build, mean_colour, read_weights
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
-from detransfer.detection.chip_recipe import chip_scale
+from detransfer.detection.chip_recipe import check_scales, chip_scale
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
 from detransfer.detection.suppression import soft_nms
@@ -34,7 +34,6 @@ from detransfer.training_run import architecture_of
 
 GRID = 32  # images are padded to multiples of it, so that many share a shape
 CHUNK = 256  # images whose detections of all scales are held at once
-LARGEST_SIDE = 8_000  # pixels of a resized image; of that square a ResNet's first map takes 4 GB
 
 
 @dataclass(frozen=True)
@@ -136,22 +135,6 @@ def suppress(found: Tensor, recipe: InferenceRecipe) -> Tensor:
     kept = found[torch.from_numpy(rows)]
     kept[:, 4] = torch.from_numpy(scores)
     return kept
-
-
-def check_scales(index: Index, scales: tuple[ScaleRecipe, ...]) -> None:
-    """Raise InputError for an image that a scale would enlarge beyond what memory holds."""
-    if index.images.empty:
-        return
-    sizes = index.images[["width", "height"]].to_numpy()
-    for number, scale in enumerate(scales):
-        sides = sizes.max(1) * chip_scale(scale).resize_factors(sizes)
-        row = int(sides.argmax())
-        if sides[row] > LARGEST_SIDE:
-            raise InputError(
-                f"{index.root / index.images['path'].iloc[row]}: {sizes[row, 0]} x {sizes[row, 1]} "
-                f"pixels become {sides[row]:.0f} at scales[{number}], more than {LARGEST_SIDE}; "
-                "give that scale as a short and a long side"
-            )
 
 
 def views(index: Index, rows: range, scales: tuple[ScaleRecipe, ...]) -> list[View]:
