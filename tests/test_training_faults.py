@@ -367,6 +367,29 @@ def test_a_gpu_that_vanishes_is_named_with_its_job(tmp_path: Path) -> None:
     assert complete(tmp_path) == complete(tmp_path / "whole")
 
 
+class Greedy(Network):
+    """At the fifth step it asks for more memory than there is: a petabyte."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def forward(self, images: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+        self.steps += 1
+        if self.steps == 5:
+            images = images + torch.empty(2**50, dtype=torch.uint8)[:1]
+        return super().forward(images, targets)
+
+
+def test_a_machine_without_memory_is_named_as_a_gpu_is(tmp_path: Path) -> None:
+    expected = (
+        r"state: the cpu of .* ran out of memory: .*DefaultCPUAllocator.*training.micro_batch"
+    )
+    with pytest.raises(InputError, match=expected):
+        train(Greedy(), Pictures, recipe(micro_batch=2), run_in(tmp_path))
+    assert complete(tmp_path, micro_batch=2) == complete(tmp_path / "whole", micro_batch=2)
+
+
 class Large(Network):
     """The GPU has no room for it."""
 

@@ -1,4 +1,4 @@
-"""What a GPU reports when it has no memory left or fails, in words that help."""
+"""What a device reports when it has no memory left or fails, in words that help."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ NO_MEMORY = "DefaultCPUAllocator"  # of the machine itself
 
 @contextlib.contextmanager
 def device_faults(device: torch.device, job: str, remedy: str) -> Iterator[None]:
-    """Turn a GPU's errors into an InputError with the device and the job.
+    """Turn a device's errors into an InputError with the device and the job.
 
     ``job`` says what was running, ``remedy`` which key to lower where memory is short. A leased GPU
     that failed is given to no further job until somebody has looked at it.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        first = str(error).partition("\n")[0]
-        raise InputError(f"{job}: {name_of(device)} ran out of memory: {first} {remedy}") from error
     except RuntimeError as error:
         first = str(error).partition("\n")[0]
+        if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in first:
+            message = f"{job}: {name_of(device)} ran out of memory: {first} {remedy}"
+            raise InputError(message) from error
         if any(sign in first for sign in PEERS):
             raise InputError(f"{job}: another process of this job ended; it says why") from error
         failed = isinstance(error, torch.AcceleratorError)
