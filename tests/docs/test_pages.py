@@ -72,6 +72,7 @@ def check_yaml(content: str) -> None:
             return
     study = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
     del study["pretrainings"]["coco_labels"]  # which needs `coco` to be trained here
+    study["targets"]["voc_segmentation"]["pretrainings"].remove("coco_labels")
     for key, value in given.items():
         study[key] = study[key] | value if key in ("pretrainings", "targets", "datasets") else value
     checked = load_study(study, "the block")

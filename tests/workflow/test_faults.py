@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.workflow.checkout import ENVIRONMENT, Checkout, Result, copy_repository
+from tests.workflow.kubernetes import install
 from tests.workflow.tiny import write_little
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
@@ -102,12 +103,14 @@ def test_a_changed_recipe_is_another_key(
     assert list((other.folder / "state").rglob("run.json"))
 
 
-def start(checkout: Checkout, *words: str) -> subprocess.Popen[str]:
+def start(
+    checkout: Checkout, *words: str, environment: Mapping[str, str] = ENVIRONMENT
+) -> subprocess.Popen[str]:
     """Start Snakemake in the background, in a session of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "snakemake", *WORDS, *words],
         cwd=checkout.folder,
-        env=ENVIRONMENT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -203,6 +206,25 @@ def test_a_job_that_ended_after_snakemake_is_written_again_without_training(
     assert again.jobs() == {"finetune_classifier": 1}
     assert f"resuming after step {steps} from" in said(little)
     assert not re.search(r"step \d+/", said(little)), "it was trained once more"
+    assert (little.folder / MODEL).read_bytes() == undisturbed
+
+
+def test_an_evicted_pod_saves_its_state_and_the_next_one_goes_on(
+    little: Checkout, tmp_path: Path
+) -> None:
+    """The training is a Job of Kubernetes; its container gets SIGTERM, as at its deadline."""
+    undisturbed, cluster = lose(little), install(tmp_path)
+    words = ("--workflow-profile", "profiles/kubernetes", "--seconds-between-status-checks", "1")
+    words += ("--latency-wait", "5", "--", str(MODEL))
+    running = start(little, *words, environment=cluster.environment)
+    with killed_at_last(running):
+        wait_for(lambda: under_way(little), "the training")
+        (evicted,) = cluster.jobs("finetune_classifier")
+        os.kill(cluster.process(evicted), signal.SIGTERM)
+        output = running.communicate(timeout=300)[0]
+    assert running.returncode == 0, output
+    assert len(cluster.jobs("finetune_classifier")) == 2
+    assert re.search(r"resuming after step [1-9]\d", said(little))
     assert (little.folder / MODEL).read_bytes() == undisturbed
 
 

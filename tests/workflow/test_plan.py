@@ -291,15 +291,17 @@ def test_the_slurm_profile_asks_for_the_gpu_model_where_a_rule_uses_gpus(
     assert set(profile["set-resources"]) == using
     assert "gpu_model" not in profile["default-resources"]
     assert text.count("# FILL IN: ") == 3
-    default = yaml.safe_load((repository / "profiles/default/profile.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_a_profile_plans_what_the_default_one_plans(checkout: Checkout, name: str) -> None:
+    default = yaml.safe_load((checkout.folder / "profiles/default/profile.yaml").read_text())
     del default["cores"]  # there: the machine's; on a cluster: jobs
-    assert default.items() <= profile.items()
-
-
-def test_the_slurm_profile_plans_what_the_default_one_plans(checkout: Checkout) -> None:
+    place = f"profiles/{name}"
+    own = yaml.safe_load((checkout.folder / place / "profile.yaml").read_text())
+    assert default.items() <= own.items()
     target = "results/table5.csv"
-    planned = checkout.plan("--workflow-profile", "profiles/slurm", "--", target)
-    assert planned == checkout.plan(target)
+    assert checkout.plan("--workflow-profile", place, "--", target) == checkout.plan(target)
 
 
 def test_every_rule_sets_its_threads(repository: Path) -> None:
