@@ -17,14 +17,17 @@ import yaml
 
 TEMPLATE = Path(__file__).with_name("job.yaml")
 PROPERTIES = "# properties = "
-# Kubernetes signals the first process of a container alone; this one hands SIGTERM on to all others
-# and waits until they have saved their state.
+# Kubernetes signals the first process of a container alone, and with it all others end; so this one
+# hands SIGTERM on and stays until the last of them has saved its state.
 COMMAND = """\
 set -m
 trap 'kill -TERM -- -$job' TERM
 /bin/sh "$0" & job=$!
 wait $job
 wait $job
+status=$?
+while kill -0 -- -$job 2> /dev/null; do sleep 0.2; done
+exit $status
 """
 
 

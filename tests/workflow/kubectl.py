@@ -6,12 +6,15 @@ container, <job>.exit the status that this ended with.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 CLUSTER = Path(os.environ["KUBERNETES"])
 
@@ -34,9 +37,14 @@ def container(name: str) -> None:
     job = json.loads((CLUSTER / f"{name}.json").read_text())
     command = job["spec"]["template"]["spec"]["containers"][0]["command"]
     with (CLUSTER / f"{name}.log").open("wb") as log:
-        running = subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
+        running = subprocess.Popen(command, cwd="/", stdout=log, stderr=log, start_new_session=True)
     (CLUSTER / f"{name}.pid").write_text(str(running.pid))
-    (CLUSTER / f"{name}.exit").write_text(str(running.wait()))
+    status = running.wait()
+    for other in psutil.pids():  # a container ends with its first process
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(other) == running.pid:
+                os.kill(other, signal.SIGKILL)
+    (CLUSTER / f"{name}.exit").write_text(str(status))
 
 
 def get(name: str) -> None:
