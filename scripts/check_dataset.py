@@ -105,13 +105,20 @@ def damaged(index: Index, count: int, threads: int) -> Iterator[Finding]:
             yield from filter(None, pool.map(look_at_mask, rows))
 
 
-def too_large(index: Index, recipes: list[Path]) -> Iterator[Finding]:
-    """Yield the largest image of each scale of inference that memory does not hold."""
+def too_large(
+    index: Index, train_splits: list[str], eval_split: str, recipes: list[Path]
+) -> Iterator[Finding]:
+    """Yield where a scale of inference makes an image too large, of those that detectors see."""
     for path in recipes:
-        try:
-            check_scales(index, load_file(path, InferenceRecipe).scales)
-        except InputError as error:
-            yield "error", "too large at a scale of inference", "", f"{path}: {error}"
+        recipe = load_file(path, InferenceRecipe)
+        parts = [index.split(eval_split)]
+        if train_splits:  # some of them are scored as well
+            parts.append(index.split(*train_splits).counted().sample(recipe.training_images))
+        for part in parts:
+            try:
+                check_scales(part, recipe.scales)
+            except InputError as error:
+                yield "error", "too large at a scale of inference", "", f"{path}: {error}"
 
 
 def shared_images(train: Index, evaluation: Index) -> Iterator[Finding]:
@@ -193,8 +200,9 @@ def main() -> None:
     findings = [*broken_rows(index, arguments.index), *wrong_headers(index, arguments.threads)]
     if not any(finding == "broken row of the index" for _, finding, _, _ in findings):
         findings += damaged(index, arguments.sample, arguments.threads)
-        findings += too_large(index, arguments.inference)
-        findings += split_findings(index, arguments.train_splits, arguments.eval_split)
+        splits = arguments.train_splits, arguments.eval_split
+        findings += too_large(index, *splits, arguments.inference)
+        findings += split_findings(index, *splits)
     table = pd.DataFrame(findings, columns=COLUMNS)
     for kind, count in table["finding"].value_counts().items():
         logging.info("%s: %d", kind, count)

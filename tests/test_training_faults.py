@@ -421,6 +421,11 @@ def test_a_device_has_the_name_that_its_machine_gives_it(monkeypatch: pytest.Mon
     ):
         raise torch.OutOfMemoryError("x")
     with (
+        pytest.raises(InputError, match=r"^detect: the cpu of \S+ ran out of memory"),
+        device_faults(torch.device("cuda", 1), "detect", "Lower it"),
+    ):
+        raise RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory")
+    with (
         pytest.raises(InputError, match=r"^detect: another process of this job ended; it says why"),
         device_faults(torch.device("cuda", 1), "detect", "Lower it"),
     ):

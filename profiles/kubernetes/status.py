@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ def state(said: str) -> str:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Snakemake alone
     words = ["kubectl", "get", "job", sys.argv[1], "--output=json", "--ignore-not-found"]
     asked = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
     # A controller that does not answer now says nothing about the Job: ask again later.

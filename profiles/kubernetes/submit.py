@@ -48,9 +48,10 @@ def manifest(template: dict[str, Any], job: dict[str, Any], script: Path) -> dic
     template["metadata"]["name"] = f"{rule.replace('_', '-').lower()[:50]}-{uuid.uuid4().hex[:8]}"
     wildcards = " ".join(f"{name}={value}" for name, value in job.get("wildcards", {}).items())
     template["metadata"]["annotations"] = {"rule": rule, "wildcards": wildcards}
-    if "runtime" in asked:
-        template["spec"]["activeDeadlineSeconds"] = 60 * int(asked["runtime"])
-    container = template["spec"]["template"]["spec"]["containers"][0]
+    pod = template["spec"]["template"]["spec"]
+    if "runtime" in asked:  # of the pod, for that of a Job also counts the time in the queue
+        pod["activeDeadlineSeconds"] = 60 * int(asked["runtime"])
+    container = pod["containers"][0]
     container["command"] = ["bash", "-c", COMMAND, str(script.resolve())]
     container["resources"] = {"requests": requests}
     if gpus := int(asked.get("gpu", 0)):

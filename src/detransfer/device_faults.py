@@ -44,8 +44,10 @@ def device_faults(device: torch.device, job: str, remedy: str) -> Iterator[None]
     except RuntimeError as error:
         first = str(error).partition("\n")[0]
         if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in first:
-            message = f"{job}: {name_of(device)} ran out of memory: {first} {remedy}"
-            raise InputError(message) from error
+            full = torch.device("cpu") if NO_MEMORY in first else device
+            raise InputError(
+                f"{job}: {name_of(full)} ran out of memory: {first} {remedy}"
+            ) from error
         if any(sign in first for sign in PEERS):
             raise InputError(f"{job}: another process of this job ended; it says why") from error
         failed = isinstance(error, torch.AcceleratorError)

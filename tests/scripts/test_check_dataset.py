@@ -226,5 +226,5 @@ def test_a_scale_of_inference_that_memory_does_not_hold_is_refused_before_traini
     recipe.write_text(sound.read_text().replace("factor: 2.0", "factor: 400"))
     result, _ = check(repository, index, inference=(sound, recipe))
     assert result.returncode == 2
-    assert f"{recipe}: " in result.stderr and "0.png: 30 x 20 pixels become 12000" in result.stderr
+    assert f"{recipe}: " in result.stderr and "4.png: 30 x 24 pixels become 12000" in result.stderr
     assert "give that scale as a short and a long side" in result.stderr

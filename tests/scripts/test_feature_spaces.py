@@ -244,7 +244,7 @@ def test_constant_features_leave_the_other_numbers_alone(
     files = {name: tuple(tmp_path / f"{name}.{kind}" for kind in ("parquet", "plane"))
              for name in flat.values}  # fmt: skip
     said = read_spaces("target", "set", files, {"coco": "cls"}).scores
-    assert set(said["neighbours alike"]) == {"cls"}  # a claim of coco's is not run
+    assert set(said["neighbours alike"]) == {"cls"} and said["same cluster"] == {}  # not run
 
 
 def test_too_few_images_for_a_plane_leave_the_space_its_neighbours(

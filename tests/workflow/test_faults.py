@@ -47,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def new_checkout(repository: Path, folder: Path) -> Checkout:
     checkout = copy_repository(repository, folder)
-    write_little(checkout.folder, [0], {}, epochs=30)
+    write_little(checkout.folder, [0], {}, epochs=18)
     return checkout
 
 

@@ -66,14 +66,13 @@ def checked_index(dataset):
 
 
 def inference_recipes(wildcards):
-    """The recipes by which detectors are run on a data set; an edit is looked over at inference."""
+    """The recipes by which detectors are run on a data set."""
     places = {name: {given.dataset} for name, given in STUDY.targets_of("detection").items()}
     for name, given in STUDY.detectors.items():
         places[name] = {given.dataset, given.evaluated_on}
-    found = [
+    return [
         STUDY.recipe(f"evaluate_{n}") for n, sets in places.items() if wildcards.dataset in sets
     ]
-    return ancient(found)
 
 
 def target_index(wildcards):

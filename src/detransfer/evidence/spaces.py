@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from detransfer.features.clusters import SpaceClusters, read_clusters
 from detransfer.report.bootstrap import Scores, resamples
 from detransfer.report.claims import Target
 
+log = logging.getLogger(__name__)
 MOST_CLUSTERS = 1000  # of Figure 6; more are what the paper calls close (Figure 5)
 
 
@@ -42,10 +44,12 @@ def read_spaces(
         for name, files in folders.items()
         if not np.isnan(shares := agreement(files[1], ids)).any()
     }
+    for name in folders.keys() - alike.keys():
+        log.warning("%s: all images have the same features; it says nothing", folders[name][1])
     same = {
         name: same_cluster(clusters[name], clusters[start], counts)
         for name, start in starts.items()
-        if name in clusters and start in clusters
+        if name in alike and start in alike
     }
     scores = {"neighbours alike": alike, "same cluster": same}
     rests_on = {("neighbours alike", name): {name} for name in alike}
