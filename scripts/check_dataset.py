@@ -3,9 +3,9 @@
 Checks every row of the index (boxes inside their image, classes that are listed), reads the header
 of every image and compares sizes, decodes a sample with its masks, and looks for equal files in the
 splits for training and for evaluation and for classes without an example. Everything found goes
-into the report; broken rows, damaged images, image classes without a training image and images
-that a scale of inference makes too large are errors: a training, a probe or the inference after it
-would stop at them. The report then lies beside the output, as ``check.failed.csv``.
+into the report; broken rows, damaged images and image classes without a training image are errors:
+a training or a probe would stop at them. The report then lies beside the output, as
+``check.failed.csv``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ from detransfer.console import InputError, run
 from detransfer.data.images import image_size
 from detransfer.data.index import Index, broken_rules, read_index
 from detransfer.data.masks import read_mask
-from detransfer.detection.chip_recipe import check_scales
 from detransfer.files import atomic, sha256
-from detransfer.recipes.evaluation import InferenceRecipe
-from detransfer.strict import load_file
 
 SHOWN = 1000  # broken rows at most: a table of a million objects may be wrong throughout
 COLUMNS = ["severity", "finding", "path", "detail"]
@@ -42,7 +39,6 @@ def parse() -> argparse.Namespace:
     add("--index", type=Path, required=True, help="folder of the data set's index")
     add("--train-splits", nargs="*", required=True, help="splits to train on")
     add("--eval-split", required=True, help="split to evaluate on")
-    add("--inference", nargs="*", default=[], type=Path, help="recipes of detectors run on it")
     add("--sample", type=int, default=500, help="images to decode whole")
     add("--threads", type=int, default=1, help="processor cores to use")
     add("--output", type=Path, required=True, help="CSV with one row a finding")
@@ -103,22 +99,6 @@ def damaged(index: Index, count: int, threads: int) -> Iterator[Finding]:
         if "mask" in images:
             rows = images[["mask", "width", "height"]].itertuples(index=False, name=None)
             yield from filter(None, pool.map(look_at_mask, rows))
-
-
-def too_large(
-    index: Index, train_splits: list[str], eval_split: str, recipes: list[Path]
-) -> Iterator[Finding]:
-    """Yield where a scale of inference makes an image too large, of those that detectors see."""
-    for path in recipes:
-        recipe = load_file(path, InferenceRecipe)
-        parts = [index.split(eval_split)]
-        if train_splits:  # some of them are scored as well
-            parts.append(index.split(*train_splits).counted().sample(recipe.training_images))
-        for part in parts:
-            try:
-                check_scales(part, recipe.scales)
-            except InputError as error:
-                yield "error", "too large at a scale of inference", "", f"{path}: {error}"
 
 
 def shared_images(train: Index, evaluation: Index) -> Iterator[Finding]:
@@ -187,10 +167,9 @@ def refuse(index: Index, table: pd.DataFrame, output: Path) -> None:
     where = first["path"].where(first["path"] != "", first["finding"])
     shown = "\n".join(f"  {p}: {d}" for p, d in zip(where, first["detail"], strict=True))
     raise InputError(
-        f"{index.root}: {len(errors)} faults that a run would stop at:\n{shown}\n"
+        f"{index.root}: {len(errors)} faults that no training or probe survives:\n{shown}\n"
         f"All findings stand in {kept}. Extract the data set again, or replace these files (or "
-        "leave out these classes by the reader's options) and make the index again; scales are "
-        "mended in their recipe."
+        "leave out these classes by the reader's options) and make the index again."
     )
 
 
@@ -200,9 +179,7 @@ def main() -> None:
     findings = [*broken_rows(index, arguments.index), *wrong_headers(index, arguments.threads)]
     if not any(finding == "broken row of the index" for _, finding, _, _ in findings):
         findings += damaged(index, arguments.sample, arguments.threads)
-        splits = arguments.train_splits, arguments.eval_split
-        findings += too_large(index, *splits, arguments.inference)
-        findings += split_findings(index, *splits)
+        findings += split_findings(index, arguments.train_splits, arguments.eval_split)
     table = pd.DataFrame(findings, columns=COLUMNS)
     for kind, count in table["finding"].value_counts().items():
         logging.info("%s: %d", kind, count)

@@ -118,10 +118,13 @@ def space_data(
     places = np.nan_to_num(plane[["x", "y"]].to_numpy()[rows])
     low, high = places.min(0), places.max(0)
     shares = (places - low) / np.maximum(high - low, 1e-12)
+    agreement = percent(plane["agreement_space"])
+    near = nearest_neighbours(features.layer(LAYER)[rows], neighbours)
     return {
         "places": encoded(np.round(65535 * shares), "<u2"),
-        "nearest": encoded(nearest_neighbours(features.layer(LAYER)[rows], neighbours), "<u2"),
-        "agreement": percent(plane["agreement_space"]),
+        # Of images that are all alike none is nearer than another.
+        "nearest": encoded(near if agreement is not None else near[:0], "<u2"),
+        "agreement": agreement,
         "agreementPlane": percent(plane["agreement_plane"]),
         "problem": plane["problem"].iloc[0],
         "maps": {},

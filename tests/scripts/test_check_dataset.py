@@ -44,16 +44,11 @@ def index(tmp_path: Path) -> Path:
 
 
 def check(
-    repository: Path,
-    index: Path,
-    evaluation: str = "test",
-    training: tuple[str, ...] = ("train",),
-    inference: tuple[Path, ...] = (),
+    repository: Path, index: Path, evaluation: str = "test", training: tuple[str, ...] = ("train",)
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
     output = index.parent / "check.csv"
     command = [sys.executable, repository / "scripts/check_dataset.py", "--index", index]
     options = ["--train-splits", *training, "--eval-split", evaluation, "--output", output]
-    options += ["--inference", *inference]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     return result, output
 
@@ -214,17 +209,3 @@ def test_masks_are_looked_at_too(
         Image.new("L", size).save(found.root / "m0.png")
     result, _ = check(repository, index)
     assert result.returncode == 2 and "m0.png" in result.stderr and fault in result.stderr
-
-
-def test_a_scale_of_inference_that_memory_does_not_hold_is_refused_before_training(
-    repository: Path, index: Path, tmp_path: Path
-) -> None:
-    sound = repository / "config/recipes/demo/evaluate_voc_detection.yaml"
-    assert check(repository, index, inference=(sound,))[0].returncode == 0
-    recipe = tmp_path / "evaluate.yaml"
-    assert "factor: 2.0" in sound.read_text()
-    recipe.write_text(sound.read_text().replace("factor: 2.0", "factor: 400"))
-    result, _ = check(repository, index, inference=(sound, recipe))
-    assert result.returncode == 2
-    assert f"{recipe}: " in result.stderr and "4.png: 30 x 24 pixels become 12000" in result.stderr
-    assert "give that scale as a short and a long side" in result.stderr

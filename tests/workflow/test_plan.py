@@ -354,22 +354,3 @@ def test_every_result_in_snakemakes_report_has_a_caption_a_category_and_labels(
         assert caption and (repository / "workflow/report" / caption[1]).is_file(), each
         assert re.search(r'category="\w[\w -]+"', each), each
         assert re.search(r'labels=\{\s*"result": "[^"]+",\s*"shows": "[^"]+",?\s*\}', each), each
-
-
-@pytest.mark.parametrize(
-    ("dataset", "recipes"),
-    [
-        ("voc_detection", {"voc_detection"}),
-        ("coco", {"coco", "coco_detection"}),
-        ("imagenet_det", {"imagenet_loc"}),  # on which that pre-training is evaluated
-        ("caltech256", set()),
-    ],
-)
-def test_a_data_set_is_held_against_the_scales_of_its_detectors(
-    checkout: Checkout, dataset: str, recipes: set[str]
-) -> None:
-    words = ("--configfile", "config/demo.yaml", "--printshellcmds")
-    planned = checkout.snakemake("-n", *words, "--", f"results/demo/datasets/{dataset}/check.csv")
-    command = next(line for line in planned.output.splitlines() if "check_dataset.py --" in line)
-    given = command.partition("--inference ")[2].partition(" --threads")[0].split()
-    assert {Path(file).stem.removeprefix("evaluate_") for file in given} == recipes

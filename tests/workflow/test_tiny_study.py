@@ -318,8 +318,7 @@ def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
     with edited(recipes / "finetune_caltech256.yaml"):
         assert tiny.plan(*WORDS) == {**CLASSIFICATION, "floors": 1}
     with edited(recipes / "evaluate_voc_detection.yaml"):
-        again = {"check_dataset": 1, "detect": RUNS, "floors": 1}
-        assert tiny.plan(*WORDS) == {**again, **SCORING, **DIAGNOSIS}
+        assert tiny.plan(*WORDS) == {"detect": RUNS, "floors": 1, **SCORING, **DIAGNOSIS}
     with edited(recipes / "finetune_voc_segmentation.yaml"):
         assert tiny.plan(*WORDS) == {**MASKS, "floors": 1}
     assert tiny.plan(*WORDS) == {}  # the old content is back

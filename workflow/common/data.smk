@@ -65,16 +65,6 @@ def checked_index(dataset):
     return {**index(dataset), "check": ancient(findings)}
 
 
-def inference_recipes(wildcards):
-    """The recipes by which detectors are run on a data set."""
-    places = {name: {given.dataset} for name, given in STUDY.targets_of("detection").items()}
-    for name, given in STUDY.detectors.items():
-        places[name] = {given.dataset, given.evaluated_on}
-    return [
-        STUDY.recipe(f"evaluate_{n}") for n, sets in places.items() if wildcards.dataset in sets
-    ]
-
-
 def target_index(wildcards):
     return checked_index(STUDY.targets[wildcards.target].dataset)
 

@@ -86,7 +86,6 @@ rule extract:
 rule check_dataset:
     input:
         unpack(lambda wildcards: index(wildcards.dataset)),
-        inference=inference_recipes,
         code=code("check_dataset"),
     output:
         RESULTS / "datasets" / "{dataset}" / "check.csv",
@@ -107,8 +106,7 @@ rule check_dataset:
         evaluation=lambda wildcards: DATASETS[wildcards.dataset].eval_split,
     shell:
         "python scripts/check_dataset.py --index {params.folder} --train-splits {params.train} "
-        "--eval-split {params.evaluation} --inference {input.inference} --threads {threads} "
-        "--output {output} 2> {log}"
+        "--eval-split {params.evaluation} --threads {threads} --output {output} 2> {log}"
 
 
 rule describe_dataset:
