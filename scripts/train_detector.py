@@ -11,10 +11,13 @@ from typing import Any
 import pandas as pd
 
 from detransfer.console import InputError, run
+from detransfer.data.index import read_index
+from detransfer.detection.chip_recipe import check_scales
 from detransfer.detection.detector import Detector
 from detransfer.detection.proposals import training_proposals
 from detransfer.detection.train import chip_epochs
 from detransfer.recipes.detection import DetectionRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.recipes.loading import superclasses
 from detransfer.strict import load_file
 from detransfer.training import train
@@ -52,8 +55,12 @@ def main() -> None:
     parser = training_arguments(str(__doc__))
     parser.add_argument("--proposals", type=Path, help="proposals.parquet, for negative chips")
     parser.add_argument("--superclasses", type=Path, help="CSV of cluster_superclasses.py")
+    parser.add_argument("--inference", type=Path, help="recipe of the inference that follows")
     arguments = parser.parse_args()
     recipe = load_file(arguments.recipe, DetectionRecipe)
+    if arguments.inference:  # whose scales are refused now and not after the training
+        scales = load_file(arguments.inference, InferenceRecipe).scales
+        check_scales(read_index(arguments.index), scales)
     further = [path for path in (arguments.proposals, arguments.superclasses) if path]
     job = open_job(arguments, Path(__file__), further)
     proposals = training_proposals(

@@ -292,3 +292,15 @@ def test_objects_that_fit_no_chip_are_told_before_training(repository: Path, wor
     with pytest.raises(InputError, match=r"no chip in 8 images: .*\(valid_range 0 to inf,"):
         call(repository / PROGRAM, arguments)
     assert not (world / "refused").exists()
+
+
+def test_a_scale_of_inference_that_memory_does_not_hold_is_refused_before_training(
+    repository: Path, world: Path, tmp_path: Path
+) -> None:
+    sound = repository / "config/recipes/demo/evaluate_voc_detection.yaml"
+    assert "factor: 2.0" in sound.read_text()
+    recipe = tmp_path / "evaluate.yaml"
+    recipe.write_text(sound.read_text().replace("factor: 2.0", "factor: 4000"))
+    with pytest.raises(InputError, match=r"at scales\[0\], more than 8000; give that scale as a"):
+        call(repository / PROGRAM, [*words(world, "refused"), "--inference", str(recipe)])
+    assert not (world / "refused").exists()

@@ -333,6 +333,11 @@ def test_an_edited_module_makes_stale_what_uses_it(tiny: Checkout) -> None:
     with edited(module):
         both = {**SCORING, "evaluate_detections": DETECTED, "coco_finetuning": 1}
         assert tiny.plan(*WORDS) == {**QUALITY, **both, "floors": 4}
+    with edited(tiny.folder / "scripts/check_dataset.py"):
+        assert tiny.plan(*WORDS) == {}  # or it would hide what else is stale
+    with edited(tiny.folder / "src/detransfer/detection/chips.py"):
+        planned = tiny.plan(*WORDS)
+        assert planned["finetune_detector"] == DETECTED and planned["pretrain_detector"] == 1
     with edited(tiny.folder / "scripts" / "figure1.py"):
         assert tiny.plan(*WORDS) == {"figure1": 1, "report": 1, "all": 1}
     with edited(tiny.folder / "src/detransfer/detection/diagnosis.py"):

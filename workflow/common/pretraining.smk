@@ -45,6 +45,11 @@ def with_proposals(wildcards, input):
     return f"--proposals {input.proposals}" if input.proposals else ""
 
 
+def before_inference(wildcards, input):
+    """The options of a fine-tuning of a detector: what it takes, and what will be asked of it."""
+    return f"{with_proposals(wildcards, input)} --inference {input.inference}"
+
+
 def source_superclasses(wildcards):
     """The super-classes that a detection pre-training detects, where its recipe asks for any."""
     name = wildcards.pretraining

@@ -8,6 +8,7 @@ use rule pretrain_classifier as finetune_detector with:
         start=lambda wildcards: backbone(wildcards.pretraining),
         recipe=target_recipe("finetune"),
         proposals=target_proposals,
+        inference=lambda wildcards: ancient(STUDY.recipe(f"evaluate_{wildcards.target}")),
         architecture=STUDY.backbone.file or [],
         code=code("train_detector"),
     output:
@@ -30,7 +31,7 @@ use rule pretrain_classifier as finetune_detector with:
         seed="{seed}",
         state=str(STATE / "detection" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
-        more=with_proposals,
+        more=before_inference,
 
 
 use rule finetune_detector as mine_for_target with:
