@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detransfer.console import InputError, run
-from detransfer.detection.chip_recipe import check_scales
+from detransfer.detection.chip_recipe import check_inference, check_scales
 from detransfer.detection.detector import Detector
 from detransfer.detection.mining import propose
 from detransfer.detection.proposals import write_proposals
@@ -24,11 +24,14 @@ from detransfer.training_run import open_job, training_arguments
 
 
 def main() -> None:
-    arguments = training_arguments(str(__doc__)).parse_args()
+    parser = training_arguments(str(__doc__))
+    parser.add_argument("--inference", type=Path, help="recipe of the inference that follows")
+    arguments = parser.parse_args()
     recipe = load_file(arguments.recipe, DetectionRecipe)
     negatives = recipe.chips.negatives
     if negatives is None:
         raise InputError(f"{arguments.recipe}: has no chips.negatives, so nothing is to be mined")
+    check_inference(arguments.inference, arguments.index)
     job = open_job(arguments, Path(__file__))
     check_scales(job.index, recipe.chips.scales)
     detector = Detector(job.backbone(0, recipe.backbone), None, recipe)

@@ -11,13 +11,11 @@ from typing import Any
 import pandas as pd
 
 from detransfer.console import InputError, run
-from detransfer.data.index import read_index
-from detransfer.detection.chip_recipe import check_scales
+from detransfer.detection.chip_recipe import check_inference
 from detransfer.detection.detector import Detector
 from detransfer.detection.proposals import training_proposals
 from detransfer.detection.train import chip_epochs
 from detransfer.recipes.detection import DetectionRecipe
-from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.recipes.loading import superclasses
 from detransfer.strict import load_file
 from detransfer.training import train
@@ -58,9 +56,7 @@ def main() -> None:
     parser.add_argument("--inference", type=Path, help="recipe of the inference that follows")
     arguments = parser.parse_args()
     recipe = load_file(arguments.recipe, DetectionRecipe)
-    if arguments.inference:  # whose scales are refused now and not after the training
-        scales = load_file(arguments.inference, InferenceRecipe).scales
-        check_scales(read_index(arguments.index), scales)
+    check_inference(arguments.inference, arguments.index)
     further = [path for path in (arguments.proposals, arguments.superclasses) if path]
     job = open_job(arguments, Path(__file__), further)
     proposals = training_proposals(

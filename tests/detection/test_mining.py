@@ -24,6 +24,7 @@ from tests.detection.rectangles import (
     TINY,
     call,
     detection_recipe,
+    inference_recipe,
     training_words,
     write_recipe,
     write_rectangles,
@@ -112,6 +113,17 @@ def test_a_recipe_without_negatives_has_nothing_to_mine(
     words: list[Any] = training_words(world, "none", world / "backbone.safetensors", recipe)
     with pytest.raises(InputError, match=r"has no chips\.negatives, so nothing is to be mined"):
         call(repository / "scripts/mine_proposals.py", words)
+
+
+def test_scales_of_the_inference_are_refused_before_the_mining(
+    repository: Path, world: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "evaluate.yaml", inference_recipe(scales=[{"factor": 4000}]))
+    start = world / "backbone.safetensors"
+    words = training_words(world, "refused", start, world / "recipe.yaml")
+    with pytest.raises(InputError, match=r"at scales\[0\], more than 8000; give that scale as a"):
+        call(repository / "scripts/mine_proposals.py", [*words, f"--inference={recipe}"])
+    assert not (world / "refused").exists() and not (world / "state_refused").exists()
 
 
 def test_proposals_are_finite_numbers(index: Index) -> None:

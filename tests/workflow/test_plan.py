@@ -249,6 +249,20 @@ def test_the_file_of_the_network_is_given_to_whoever_builds_it(
         assert scripts(command)[-1] not in opening or f"--architecture {file} " in command, command
 
 
+def test_trainings_of_detectors_know_the_inference_that_follows(
+    jobs: list[dict[str, str]],
+) -> None:
+    found = set()
+    for job in jobs:
+        if {"train_detector", "mine_proposals"} & set(scripts(job["command"])):
+            wildcards = dict(each.split("=") for each in job["wildcards"].split(", "))
+            recipe = f"evaluate_{wildcards.get('target', wildcards['pretraining'])}.yaml"
+            assert re.search(rf"--inference \S+/{recipe} ", job["command"])
+            found.add(job["rule"])
+    stages = {"pretrain_detector", "mine_for_pretraining"}
+    assert found == stages | {"finetune_detector", "mine_for_target"}
+
+
 def scripts(command: str) -> list[str]:
     """Return the names of the programs in a command."""
     return re.findall(r"scripts/(\w+)\.py", command) or [""]

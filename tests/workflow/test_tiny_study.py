@@ -319,6 +319,9 @@ def test_an_edited_recipe_makes_stale_what_it_trains(tiny: Checkout) -> None:
         assert tiny.plan(*WORDS) == {**CLASSIFICATION, "floors": 1}
     with edited(recipes / "evaluate_voc_detection.yaml"):
         assert tiny.plan(*WORDS) == {"detect": RUNS, "floors": 1, **SCORING, **DIAGNOSIS}
+    with edited(recipes / "evaluate_coco.yaml"):
+        planned = tiny.plan(*WORDS)
+        assert planned["detect_in_pretraining"] == 1 and "pretrain_detector" not in planned
     with edited(recipes / "finetune_voc_segmentation.yaml"):
         assert tiny.plan(*WORDS) == {**MASKS, "floors": 1}
     assert tiny.plan(*WORDS) == {}  # the old content is back

@@ -45,9 +45,23 @@ def with_proposals(wildcards, input):
     return f"--proposals {input.proposals}" if input.proposals else ""
 
 
-def before_inference(wildcards, input):
+def own_inference(wildcards):
+    """The option of a detection pre-training that names the recipe which it will be scored by.
+
+    It goes into a parameter and not among the inputs, whose content is in the key of a shared
+    output: with another recipe of inference the training is still the same.
+    """
+    return f"--inference {STUDY.recipe(f'evaluate_{wildcards.pretraining}')}"
+
+
+def target_inference(wildcards, input):
+    """The option of a fine-tuned detector that names the recipe which it will be scored by."""
+    return f"--inference {input.inference}"
+
+
+def target_options(wildcards, input):
     """The options of a fine-tuning of a detector: what it takes, and what will be asked of it."""
-    return f"{with_proposals(wildcards, input)} --inference {input.inference}"
+    return f"{with_proposals(wildcards, input)} {target_inference(wildcards, input)}"
 
 
 def source_superclasses(wildcards):
@@ -56,9 +70,9 @@ def source_superclasses(wildcards):
     return RESULTS / "pretraining" / name / "superclasses.csv" if name in GROUPED else []
 
 
-def with_superclasses(wildcards, input):
-    """The options of a detector's pre-training that name further files, where there are any."""
-    more = with_proposals(wildcards, input)
+def source_options(wildcards, input):
+    """The options of a detector's pre-training: what it takes, and what will be asked of it."""
+    more = f"{with_proposals(wildcards, input)} {own_inference(wildcards)}"
     return f"{more} --superclasses {input.superclasses}" if input.superclasses else more
 
 

@@ -31,7 +31,7 @@ use rule pretrain_classifier as finetune_detector with:
         seed="{seed}",
         state=str(STATE / "detection" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output.model, parent=True),
-        more=before_inference,
+        more=target_options,
 
 
 use rule finetune_detector as mine_for_target with:
@@ -39,6 +39,7 @@ use rule finetune_detector as mine_for_target with:
         unpack(target_index),
         start=lambda wildcards: backbone(wildcards.pretraining),
         recipe=target_recipe("finetune"),
+        inference=lambda wildcards: ancient(STUDY.recipe(f"evaluate_{wildcards.target}")),
         architecture=STUDY.backbone.file or [],
         code=code("mine_proposals"),
     output:
@@ -55,7 +56,7 @@ use rule finetune_detector as mine_for_target with:
         seed="{seed}",
         state=str(STATE / "mining" / "{target}" / "{pretraining}" / "seed{seed}"),
         folder=subpath(output[0], parent=True),
-        more="",
+        more=target_inference,
 
 
 rule detect:

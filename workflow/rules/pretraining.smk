@@ -91,7 +91,7 @@ use rule pretrain_classifier as pretrain_detector with:
         seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
         state=str(STATE / "pretraining" / "{pretraining}"),
         folder=subpath(output.model, parent=True),
-        more=with_superclasses,
+        more=source_options,
 
 
 # The control of a detection pre-training: its chips, order and steps, but labels alone.
@@ -138,7 +138,7 @@ use rule pretrain_classifier as mine_for_pretraining with:
         seed=lambda wildcards: STUDY.source(wildcards.pretraining).seed,
         state=str(STATE / "mining" / "{pretraining}"),
         folder=subpath(output[0], parent=True),
-        more="",
+        more=own_inference,
 
 
 # R-FCN-3000 detects super-classes: classes that its start takes for alike.

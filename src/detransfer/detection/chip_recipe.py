@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from detransfer.console import InputError
-from detransfer.data.index import Index
+from detransfer.data.index import Index, read_index
 from detransfer.detection.chips import ChipPlan, ChipScale
 from detransfer.recipes.detection import ChipRecipe, ScaleRecipe
+from detransfer.recipes.evaluation import InferenceRecipe
+from detransfer.strict import load_file
 
 LARGEST_SIDE = 8_000  # pixels of a resized image; of that square a ResNet's first map takes 4 GB
 
@@ -47,3 +50,12 @@ def check_scales(index: Index, scales: tuple[ScaleRecipe, ...]) -> None:
                 f"pixels become {sides[row]:.0f} at scales[{number}], more than {LARGEST_SIDE}; "
                 "give that scale as a short and a long side"
             )
+
+
+def check_inference(recipe: Path | None, folder: Path) -> None:
+    """Refuse before a training what would end the inference after it: see :func:`check_scales`.
+
+    ``recipe`` is that of the inference, where one follows, and ``folder`` that of the index.
+    """
+    if recipe is not None:
+        check_scales(read_index(folder), load_file(recipe, InferenceRecipe).scales)
