@@ -56,8 +56,8 @@ from detransfer.visualization.coverage import area_share, best_iou, inside_share
 from detransfer.visualization.folding import fold
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.maskout import (
+    MaskOut,
     fragile_share,
-    masked_features,
     mean_drop,
     probabilities,
 )
@@ -139,15 +139,17 @@ def record(task: Task, network: nn.Module, state: Path, device: torch.device, wo
     views = CentralViews(task.index, task.view.size, task.view.resize)
     recipe = task.recipe
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    grid = Grid(task.view.size, recipe.mask, recipe.stride)
-    squares = torch.from_numpy(grid.squares()).to(device)
+    masks = None
+    if task.probe is not None:
+        grid = Grid(task.view.size, recipe.mask, recipe.stride)
+        masks = MaskOut(network, grid, recipe.batch_size, recipe.precision)
     writer = FeatureWriter(state, len(views))
     marked = started = time.monotonic()
     first = writer.rows
     rest = Subset(views, range(first, len(views)))
     loader = DataLoader(rest, None, num_workers=workers, pin_memory=device.type == "cuda")
     for image in loader:
-        rows = look(network, image.to(device), task, squares, writer.rows)
+        rows = look(network, image.to(device), task, masks, writer.rows)
         if not all(np.isfinite(values).all() for values in rows.values()):
             path = views.root / views.paths[writer.rows]
             raise InputError(f"{path}: its activations are not finite; are the weights sound?")
@@ -164,19 +166,18 @@ def record(task: Task, network: nn.Module, state: Path, device: torch.device, wo
     }
 
 
-def look(network: nn.Module, image: Tensor, task: Task, squares: Tensor, row: int) -> Rows:
+def look(network: nn.Module, image: Tensor, task: Task, masks: MaskOut | None, row: int) -> Rows:
     """Return what is recorded of one view uint8 (3, s, s), on the network's device."""
     recipe, probe = task.recipe, task.probe
     maps = conv5(network, image[None], recipe.precision)
     found = {"activation": activation_maps(maps).flatten(1)}
-    if probe is not None:
+    if probe is not None and masks is not None:
         weight, bias = (
             torch.from_numpy(part).to(image.device) for part in (probe.weight, probe.bias)
         )
         place = int(task.place[row])
         plain = probabilities(maps.mean((2, 3)), weight, bias)[0]
-        hidden = masked_features(network, image, squares, recipe.batch_size, recipe.precision)
-        found["maskout"] = probabilities(hidden, weight, bias)[None, :, place]
+        found["maskout"] = probabilities(masks.features(image), weight, bias)[None, :, place]
         found["plain"] = torch.stack([plain[place], plain.argmax().float()])[None]
     return {name: values.float().cpu().numpy() for name, values in found.items()}
 

@@ -27,7 +27,7 @@ from detransfer.study import BackboneChoice
 from detransfer.training_run import use_machine
 from detransfer.visualization.folding import fold
 from detransfer.visualization.grid import Grid
-from detransfer.visualization.maskout import masked_features, probabilities
+from detransfer.visualization.maskout import MaskOut, probabilities
 from detransfer.visualization.recipe import VisualizationRecipe
 
 CLASSES = 257
@@ -60,8 +60,8 @@ class Case:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="resnet18", help="timm name, at the paper's view")
-    parser.add_argument("--stride", type=int, default=32, help="step of its grid (paper study: 8)")
-    parser.add_argument("--batch", type=int, default=4, help="positions at once")
+    parser.add_argument("--stride", type=int, default=16, help="step of its grid (paper study: 8)")
+    parser.add_argument("--batch", type=int, default=16, help="positions at once")
     parser.add_argument("--repeats", type=int, default=2, help="of which the fastest counts")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -118,7 +118,6 @@ def measure(case: Case, device: torch.device, repeats: int) -> None:
     torch.manual_seed(0)
     backbone = build(case.choice, 0, 16).eval().to(device)
     view = torch.randint(0, 256, (3, case.size, case.size), dtype=torch.uint8).to(device)
-    squares = torch.from_numpy(Grid(case.size, case.mask, case.stride).squares()).to(device)
     with torch.inference_mode():
         channels = conv5(backbone, view[None]).shape[1]
     weight = torch.randn(channels, CLASSES, device=device)
@@ -126,18 +125,19 @@ def measure(case: Case, device: torch.device, repeats: int) -> None:
     classifier, image = Classifier(backbone, weight), normalise(view[None], backbone)
     folded = fold(backbone).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def ours(precision: str) -> int:
-        features = masked_features(folded, view, squares, case.batch, precision)
-        probabilities(features, weight, bias).cpu()
-        return len(squares)
+    def ours(masks: MaskOut) -> int:
+        return len(probabilities(masks.features(view), weight, bias).cpu())
 
     found = {}
     with torch.no_grad():
         for at_once in (1, case.batch):
             run = partial(occlusion, classifier, image, case, at_once)
             found[f"captum, {at_once} at once"] = rate(device, repeats, run)
+    grid = Grid(case.size, case.mask, case.stride)
     for precision in ("fp32", "bf16"):
-        found[f"ours, {precision}"] = rate(device, repeats, partial(ours, precision))
+        masks = MaskOut(folded, grid, case.batch, precision)
+        masks.features(view)  # where the windows lie is worked out once, for all images
+        found[f"ours, {precision}"] = rate(device, repeats, partial(ours, masks))
     base = next(iter(found.values()))
     print(f"{case.name}, {case.size} pixels, {device.type}, positions a second:")
     for name, speed in found.items():

@@ -17,8 +17,8 @@ from detransfer.visualization.coverage import best_iou, inside_share
 from detransfer.visualization.folding import fold
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.maskout import (
+    MaskOut,
     fragile_share,
-    masked_features,
     mean_drop,
     probabilities,
 )
@@ -54,18 +54,53 @@ def test_features_are_those_of_one_square_at_a_time(batch: int) -> None:
     model = lively(build(TINY, 0, 16))
     grid = Grid(48, 14, 9)
     view = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8)
-    squares = torch.from_numpy(grid.squares())
-    found = masked_features(fold(model), view, squares, batch, "fp32").numpy()
+    found = MaskOut(fold(model), grid, batch, "fp32").features(view).numpy()
     expected = one_by_one(model, view, grid)
     assert np.ptp(expected, axis=0).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+class Doubling(nn.Module):
+    """A network whose code overwrites the output of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.next = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1)
+        self.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        found: Tensor = self.next(maps.mul_(2))
+        return found
+
+
+class Choosing(Doubling):
+    """A network whose code looks at the numbers that it is given."""
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return super().forward_features(images if images.mean() > -10 else -images)
+
+
+@pytest.mark.parametrize(("network", "log"), [(Doubling, "what they are given"), (Choosing, "")])
+def test_networks_whose_layers_cannot_be_told_apart_run_whole(
+    network: type[Doubling], log: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = network().eval()
+    grid = Grid(24, 6, 6)
+    view = torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8)
+    masks = MaskOut(model, grid, 5, "fp32")
+    for _ in range(2):
+        found = masks.features(view).numpy()
+        np.testing.assert_allclose(found, one_by_one(model, view, grid), rtol=1e-4, atol=1e-5)
+    assert log in caplog.text and len(caplog.messages) == bool(log)
+
+
 def test_half_precision_stays_near() -> None:
     model = lively(build(TINY, 0, 16))
-    squares = torch.from_numpy(Grid(48, 14, 9).squares())
+    grid = Grid(48, 14, 9)
     view = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8)
-    full, half = (masked_features(fold(model), view, squares, 25, p) for p in ("fp32", "bf16"))
+    full, half = (MaskOut(fold(model), grid, 25, p).features(view) for p in ("fp32", "bf16"))
     assert half.dtype == torch.float32 and not torch.equal(half, full)
     assert (half - full).abs().max() < 0.02 * full.abs().max()
 
@@ -178,7 +213,6 @@ def test_readers_of_parts_and_of_wholes_are_told_apart() -> None:
     labels = np.zeros((64, 64), np.uint8)
     labels[12:52, 12:52] = 1
     grid = Grid(64, 16, 8)
-    squares = torch.from_numpy(grid.squares())
     numbers = {}
     for name, channels in (("part", [1]), ("whole", [0, 1])):
         network = Reader(channels)
@@ -186,7 +220,7 @@ def test_readers_of_parts_and_of_wholes_are_told_apart() -> None:
         plain = float(maps.mean())
         # The class is there where half of what the reader sees of it is left.
         weight, bias = torch.tensor([[0.0, 16 / plain]]), torch.tensor([0.0, -8.0])
-        features = masked_features(network, view, squares, 64, "fp32")
+        features = MaskOut(network, grid, 64, "fp32").features(view)
         seen = probabilities(features, weight, bias)[:, 1].reshape(1, grid.side, -1).numpy()
         activation = enlarge(activation_maps(maps).numpy(), 64)[0]
         unmasked = np.array([1 / (1 + np.exp(-8.0))])
