@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 PRETRAININGS = ("random", "imagenet_cls", "coco", "coco_labels")
+VOC_METRICS = {"mAP@0.5", "mAP@0.7", "mAP10@0.5", "mAP10@0.7"}  # of Table 2
 CLASSES = ("flagged_fish", "eyed_house", "legged_bottle")
 WORLD = {
     "image_size": 64,

@@ -20,7 +20,7 @@ rule table2:
     conda:
         "../../envs/report.yaml"
     params:
-        metrics=["mAP@0.5", "mAP@0.7"],
+        metrics=["mAP@0.5", "mAP@0.7", "mAP10@0.5", "mAP10@0.7"],
     shell:
         "python scripts/tabulate_runs.py {input.metrics} --metrics {params.metrics} "
         "--published {input.published} --output {output} 2> {log}"
@@ -187,7 +187,7 @@ rule figure1:
 
 rule table7:
     input:
-        conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", STUDY.detectors),
+        conv5=probes(CLASSIFIED[:1], "conv5/metrics.json", [*STUDY.detectors, *STUDY.matched]),
         heads=HEADS,
         published=STUDY.published / "table7.csv",
         code=code("table7"),

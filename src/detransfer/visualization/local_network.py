@@ -12,6 +12,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor, add, fx, nn
@@ -79,8 +80,7 @@ class LocalNetwork:
             return known[node] if reader is None else reader(known[node], maps[node])
 
         for step in steps:
-            readers = step.readers
-            known[step.node] = step.call(lambda node: value(node, readers))  # noqa: B023
+            known[step.node] = step.call(partial(value, readers=step.readers))
             for node in self._last_reads.get(step.node, ()):
                 del known[node]
         features: Tensor = known[steps[-1].node]
