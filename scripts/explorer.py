@@ -5,6 +5,8 @@ both spaces, and its activation and mask-out maps where there are some. The page
 and numbers lie in it, and it asks nothing of any other place.
 
 The images on it are of one split, drawn evenly over the classes, cut as the networks see them.
+Nearest images are those among all that have features; what is not on the page otherwise is there as
+a smaller thumbnail.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ log = logging.getLogger("explorer")
 LAYER = "conv5"
 ACROSS = 16  # thumbnails in a row, and rows, of one sheet
 QUALITY = 80  # of JPEG
+ADDED = 32768  # thumbnails of nearest images that have no dot, at most: about 25 MB
 MAPS = {
     "activation": "activation: mean of Conv5, from its least to its largest",
     "maskout": "mask-out: probability of the class with a square hidden there, 0 to 1",
@@ -109,26 +112,41 @@ def encoded(values: np.ndarray, kind: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode()
 
 
-def space_data(
-    features: Features, plane: pd.DataFrame, rows: np.ndarray, neighbours: int
-) -> dict[str, Any]:
-    """Return what the page knows of a space: places and nearest images of these rows."""
+def nearest_rows(
+    features: Features, plane: pd.DataFrame, rows: np.ndarray, count: int
+) -> np.ndarray:
+    """Return the rows of the images, of all of a space, that are nearest to these: (n, count).
+
+    Of images that are all alike none is nearer than another: then (0, count).
+    """
     if not plane["image_id"].equals(features.images["image_id"]):
         raise InputError(f"{features.folder}: its embedding is of other images; embed it again")
-    places = np.nan_to_num(plane[["x", "y"]].to_numpy()[rows])
+    alike = percent(plane["agreement_space"]) is None
+    return nearest_neighbours(features.layer(LAYER), count, rows[:0] if alike else rows)
+
+
+def space_data(plane: pd.DataFrame, known: np.ndarray, near: np.ndarray) -> dict[str, Any]:
+    """Return what the page knows of a space: places of the known rows, and nearest images."""
+    places = np.nan_to_num(plane[["x", "y"]].to_numpy()[known])
     low, high = places.min(0), places.max(0)
     shares = (places - low) / np.maximum(high - low, 1e-12)
-    agreement = percent(plane["agreement_space"])
-    near = nearest_neighbours(features.layer(LAYER)[rows], neighbours)
+    number = np.full(len(plane), -1)
+    number[known] = np.arange(len(known))
     return {
         "places": encoded(np.round(65535 * shares), "<u2"),
-        # Of images that are all alike none is nearer than another.
-        "nearest": encoded(near if agreement is not None else near[:0], "<u2"),
-        "agreement": agreement,
+        "nearest": encoded(number[near], "<u4"),
+        "agreement": percent(plane["agreement_space"]),
         "agreementPlane": percent(plane["agreement_plane"]),
         "problem": plane["problem"].iloc[0],
         "maps": {},
     }
+
+
+def others(rows: np.ndarray, near: list[np.ndarray]) -> np.ndarray:
+    """Return what is near to some of ``rows`` and none of them, the most frequent rows first."""
+    found, times = np.unique(np.concatenate(near), return_counts=True)
+    ordered = found[np.argsort(-times, kind="stable")]
+    return ordered[~np.isin(ordered, rows)]
 
 
 def percent(shares: pd.Series) -> int | None:
@@ -182,25 +200,35 @@ def page_data(
     class_ids = images["class_id"].to_numpy()[candidates]
     has_maps = images["image_id"].isin(mapped).to_numpy()[candidates]
     rows = candidates[evenly(class_ids, look.images, has_maps)]
-    shown = images.iloc[rows]
-    kinds, places = np.unique(shown["class_id"], return_inverse=True)
-    neighbours = min(look.neighbours, len(rows) - 1)
-    paths = [index.root / path for path in shown["path"]]
-    log.info("%d images of %d classes", len(rows), len(kinds))
+    neighbours = min(look.neighbours, len(images) - 1)
+    near = {
+        name: nearest_rows(features, plane, rows, neighbours)
+        for name, (features, plane) in spaces.items()
+    }
+    known = np.concatenate([rows, others(rows, list(near.values()))])
+    kinds, places = np.unique(images["class_id"].to_numpy()[known], return_inverse=True)
+    paths = [index.root / path for path in images["path"].iloc[known]]
+    view, added = first.header["view"], paths[len(rows) :][:ADDED]
+    log.info("%d images, and %d that are near to them", len(rows), len(known) - len(rows))
     return {
         "dataset": index.root.name,
         "images": len(images),
-        "ids": shown["image_id"].tolist(),
-        "names": shown["path"].tolist(),
+        "ids": images["image_id"].iloc[rows].tolist(),
+        # From here on the images with a dot come first, and after them those that are near to them.
+        "names": images["path"].iloc[known].tolist(),
         "classOf": places.tolist(),
         "classes": index.classes["name"].to_numpy()[kinds].tolist(),
-        "largest": np.argsort(-np.bincount(places), kind="stable")[:8].tolist(),
+        "largest": np.argsort(-np.bincount(places[: len(rows)]), kind="stable")[:8].tolist(),
         "neighbours": neighbours,
         "thumbnails": {"across": ACROSS, "side": look.thumbnail},
-        "sheets": sheets(paths, first.header["view"], look.thumbnail),
+        "pictured": len(rows) + len(added),
+        "sheets": [
+            *sheets(paths[: len(rows)], view, look.thumbnail),
+            *sheets(added, view, (look.thumbnail + 1) // 2),
+        ],
         "spaces": [
-            {"name": name, **space_data(features, plane, rows, neighbours)}
-            for name, (features, plane) in spaces.items()
+            {"name": name, **space_data(plane, known, near[name])}
+            for name, (_, plane) in spaces.items()
         ],
     }
 

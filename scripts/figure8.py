@@ -27,6 +27,7 @@ from detransfer.visualization.gallery import (
     Scale,
     central_picture,
     choose,
+    credit_of,
     draw,
     shown,
     view_of,
@@ -36,8 +37,8 @@ from detransfer.visualization.recorded import Recorded, read_recorded
 
 METRICS = ["inside_share", "best_iou", "trough_iou"]
 RULE = (
-    "gain: best_iou minus that of the baseline, mean over the contrasts; without masks the mean "
-    "distance of the two maps"
+    "gain: best_iou minus that of the baseline, in points, mean over the contrasts; where no mask "
+    "shows an object the mean distance of the two maps, of 255"
 )
 SCALE = Scale("viridis", 255, "mean of Conv5, each map from its least to its largest value")
 
@@ -93,11 +94,20 @@ def with_objects(index: Index, other: Path | None) -> Index:
     return replace(index, objects=objects.reset_index(drop=True)).in_order()
 
 
+def why_unmeasured(recorded: Recorded) -> str:
+    """Return why the maps cannot be held against objects; empty where they can be."""
+    tables = recorded.tables.values()
+    if any("best_iou" not in table for table in tables):
+        return "no target of segmentation, so no masks"
+    known = np.all([np.isfinite(table[METRICS]).all(axis=1) for table in tables], axis=0)
+    return "" if known.any() else "no object in the view of any image with a mask"
+
+
 def numbers(recorded: Recorded, pairs: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """Return the figure's table; without masks one row that says so."""
+    """Return the figure's table; where there is nothing to measure by, one row that says so."""
     first = next(iter(recorded.tables.values()))
-    if "best_iou" not in first:
-        note = "no target of segmentation, so no masks: nothing to measure the maps by"
+    if why := why_unmeasured(recorded):
+        note = f"{why}: nothing to measure the maps by"
         return pd.DataFrame([{"images": len(first), "metric": "none", "note": note}])
     groups = recorded.groups()
     measured = {
@@ -114,7 +124,7 @@ def numbers(recorded: Recorded, pairs: Sequence[Sequence[str]]) -> pd.DataFrame:
 def gains(recorded: Recorded, contrasts: list[tuple[str, str]]) -> pd.DataFrame:
     """Return the images with how much the runs of the contrasts gain on their baselines."""
     shown, tables = recorded.images.copy(), recorded.tables
-    if all("best_iou" in table for table in tables.values()):
+    if not why_unmeasured(recorded):
         each = [100 * (tables[a]["best_iou"] - tables[b]["best_iou"]) for a, b in contrasts]
         for name, table in tables.items():
             shown[name] = 100 * table["best_iou"]
@@ -136,8 +146,9 @@ def drawn(
             mask = Image.fromarray(read_mask(path, len(index.classes) - 1))
             objects = central_picture(mask, view.size, view.resize, labels=True)
         picture = view_of(index.root / image["path"], view.size, view.resize)
-        kind, credit = str(image["chosen_as"]), Path(image["path"]).stem
-        rows.append(Row(picture, kind, credit, [maps[name][place] for name in names], objects))
+        kind, gain = str(image["chosen_as"]), float(image["gain"])
+        shades = [maps[name][place] for name in names]
+        rows.append(Row(picture, kind, gain, credit_of(image), shades, objects))
     return rows
 
 
@@ -153,11 +164,14 @@ def main() -> None:
     chosen = choose(gains(recorded, contrasts))
     write_table(arguments.images, chosen.assign(rule=RULE))
     titles = names = shown(recorded.folders, contrasts)
-    if "run" in table:
+    if why := why_unmeasured(recorded):
+        note = f"{why}\nbeside an image: how far its maps are apart, of 255"
+    else:
         own = table[(table["by"] == "all") & (table["baseline"] == "")]
-        iou = own[own["metric"] == "best_iou"].set_index("run")["mean"]
-        titles = [f"{name}\nIoU {iou[name]:.1f}" for name in names]
-    figure = draw(drawn(recorded, chosen, names, view), titles, SCALE)
+        iou = own[own["metric"] == "best_iou"].set_index("run")
+        titles = [f"{name}\nIoU {iou['mean'][name]:.1f}" for name in names]
+        note = f"above: mean of {iou['images'].iloc[0]:,} images; beside an image: its gain, points"
+    figure = draw(drawn(recorded, chosen, names, view), titles, SCALE, note)
     save_figure(figure, arguments.pdf, arguments.png)
 
 

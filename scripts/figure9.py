@@ -20,7 +20,7 @@ from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.paired import Measured, compare
 from detransfer.report.tables import write_table
 from detransfer.strict import load_file
-from detransfer.visualization.gallery import Row, Scale, choose, draw, shown, view_of
+from detransfer.visualization.gallery import Row, Scale, choose, credit_of, draw, shown, view_of
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.plotting import save_figure
 from detransfer.visualization.recipe import VisualizationRecipe
@@ -116,9 +116,10 @@ def drawn(
         row, column = np.unravel_index(maps[baseline][place].argmin(), (grid.side, grid.side))
         (top, bottom), (left, right) = (grid.intervals()[each] for each in (row, column))
         square = (left, top, right - left, bottom - top)
-        credit = f"{Path(image['path']).stem}: {classes[image['class_id']]}"
+        credit = f"{credit_of(image)}, {classes[image['class_id']]}"
         shades = [maps[name][place] for name in names]
-        rows.append(Row(view, str(image["chosen_as"]), credit, shades, square=square))
+        kind, gain = str(image["chosen_as"]), float(image["gain"])
+        rows.append(Row(view, kind, gain, credit, shades, square=square))
     return rows
 
 
@@ -145,7 +146,9 @@ def main() -> None:
     shares = fragile.set_index("run")["mean"]
     titles = [f"{name}\nfragile {shares[name]:.1f} %" for name in names]
     rows = drawn(first, chosen, names, contrasts[0][1], grid, view.resize)
-    save_figure(draw(rows, titles, SCALE), arguments.pdf, arguments.png)
+    count = fragile["images"].iloc[0]
+    note = f"above: mean of {count:,} images; beside an image: its gain, points"
+    save_figure(draw(rows, titles, SCALE, note), arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Draw the chips that one image gets in an epoch, and what the detector is to learn in each.
 
 One row a scale: the image with its chips, then the chips as they are trained on, with their objects
-and the anchors that count as objects. Writes one picture.
+and what the anchors count as. Objects that are learned in no chip are marked, also where there is
+no chip at all. Writes one picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ from detransfer.data.index import Index, read_index
 from detransfer.detection.chip_recipe import chip_plan
 from detransfer.detection.chips import place
 from detransfer.detection.proposals import read_proposals
-from detransfer.detection.rpn import IGNORED, ScaleAwareRpn
-from detransfer.detection.train import ChipDataset, scenes
+from detransfer.detection.rpn import ScaleAwareRpn
+from detransfer.detection.train import ChipDataset, Scene, scenes
 from detransfer.files import atomic
 from detransfer.recipes.detection import DetectionRecipe
 from detransfer.strict import load_file
@@ -40,12 +42,20 @@ STYLES: dict[str, dict[str, Any]] = {
     "negative chip": {"edgecolor": "#D55E00", "linewidth": 2.0, "linestyle": (0, (6, 2))},
     "object learned at this scale": {"edgecolor": "#F0E442", "linewidth": 1.6, "linestyle": "-"},
     "object not valid here": {"edgecolor": "#E69F00", "linewidth": 1.4, "linestyle": (0, (3, 1.5))},
+    "object learned in no chip": {"edgecolor": "#CC79A7", "linewidth": 2.0, "linestyle": "-."},
     "object always ignored": {"edgecolor": "white", "linewidth": 1.4, "linestyle": (0, (1, 1.2))},
     "anchor that counts as object": {"edgecolor": "#009E73", "linewidth": 0.5, "linestyle": "-"},
 }
-POSITIVE, NEGATIVE, LEARNED, INVALID, LEFT_OUT, ANCHOR = STYLES
+POSITIVE, NEGATIVE, LEARNED, INVALID, NOWHERE, IGNORED_ONE, ANCHOR = STYLES
+# By label; a mark at the centre, since boxes would hide the image. Shapes say what the colours do.
+MARKS: dict[int, tuple[str, dict[str, Any]]] = {
+    0: ("centre of a background anchor", {"marker": "o", "color": "#0072B2"}),
+    -1: ("centre of a left-out anchor", {"marker": "X", "color": "black"}),
+}
 CELL, WIDER = 2.6, 1.4  # inches, side of a chip's picture; how much wider the image's is
-ANCHORS = 40  # drawn in a chip; large objects have hundreds
+NARROWEST = 7.0  # inches, for the legend
+ANCHORS, MARKED = 40, 80  # boxes, and marks of each kind, drawn in a chip; there are thousands
+log = logging.getLogger("inspect_chips")
 
 
 def parse() -> argparse.Namespace:
@@ -117,15 +127,23 @@ def outline(axis: Axes, box: Any, kind: str) -> None:
     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
 
 
+def unlearned(chips: ChipDataset, mirrored: bool) -> set[int]:
+    """Return the rows of the image's objects that may be learned, but in no chip are."""
+    scene, table = chips.images[0], chips.table
+    mine = np.flatnonzero(table.mirrored == mirrored).tolist()
+    learned = {row for number in mine for row in table.learned(number).tolist()}
+    return set(np.flatnonzero(~scene.ignored).tolist()) - learned
+
+
 def draw_overview(axis: Axes, chips: ChipDataset, numbers: list[int], mirrored: bool) -> None:
     """Draw the whole image, its objects as they count at one scale, and the scale's chips."""
     scene, table = chips.images[0], chips.table
     image = decode(scene.path)
     axis.imshow((image.flip(2) if mirrored else image).permute(1, 2, 0).numpy())
     learned = {row for number in numbers for row in table.learned(number).tolist()}
+    nowhere = unlearned(chips, mirrored)
     for row, box in enumerate(place(scene.boxes, *scene.size, mirrored)):
-        kind = LEARNED if row in learned else LEFT_OUT if scene.ignored[row] else INVALID
-        outline(axis, box, kind)
+        outline(axis, box, LEARNED if row in learned else passed_over(scene, row, nowhere))
     for order, number in enumerate(numbers, start=1):
         window = table.windows[number]
         outline(axis, window, POSITIVE if len(table.learned(number)) else NEGATIVE)
@@ -134,17 +152,20 @@ def draw_overview(axis: Axes, chips: ChipDataset, numbers: list[int], mirrored: 
         axis.text(*at, str(order), fontsize=7, va="top", bbox={"pad": 1, "fc": "white", "lw": 0})
 
 
+def passed_over(scene: Scene, row: int, nowhere: set[int]) -> str:
+    """Return how an object counts where it is not learned."""
+    return IGNORED_ONE if scene.ignored[row] else NOWHERE if row in nowhere else INVALID
+
+
 def draw_chip(axis: Axes, chips: ChipDataset, number: int, labels: Any) -> str:
     """Draw one chip as it is trained on; return the counts of its objects and anchors."""
-    image, target, _ = chips[number]
-    axis.imshow(image.permute(1, 2, 0).numpy())
+    scene, mirrored, chip = chips.chip(number)
+    axis.imshow(chips[number].image.permute(1, 2, 0).numpy())
     anchors, label = labels
-    positive = anchors[label == 1]
-    for box in positive[:: len(positive) // ANCHORS + 1]:
-        outline(axis, box, ANCHOR)
-    kinds = []
-    for box, valid, name in zip(target["boxes"], target["valid"], target["labels"], strict=True):
-        kinds.append(LEFT_OUT if name == IGNORED else LEARNED if valid else INVALID)
+    draw_anchors(axis, anchors, label)
+    nowhere, kinds = unlearned(chips, mirrored), []
+    for box, valid, row in zip(chip.boxes, chip.valid, chip.object_rows, strict=True):
+        kinds.append(LEARNED if valid else passed_over(scene, row, nowhere))
         outline(axis, box, kinds[-1])
     axis.set_xlim(0, chips.plan.size)
     axis.set_ylim(chips.plan.size, 0)
@@ -153,6 +174,19 @@ def draw_chip(axis: Axes, chips: ChipDataset, number: int, labels: Any) -> str:
         f"{kinds.count(LEARNED)} of {len(kinds)} objects learned\n"
         "anchors: {} object, {} background, {} left out".format(*counts)
     )
+
+
+def draw_anchors(axis: Axes, anchors: np.ndarray, label: np.ndarray) -> None:
+    """Draw some anchors that count as objects, and marks for some others, growing with them."""
+    positive = anchors[label == 1]
+    for box in positive[:: len(positive) // ANCHORS + 1]:
+        outline(axis, box, ANCHOR)
+    rng = np.random.default_rng(0)
+    for value, (_, style) in MARKS.items():
+        some = rng.permutation(anchors[label == value])[:MARKED]
+        x, y = (some[:, :2] + some[:, 2:]).T / 2
+        side = np.sqrt((some[:, 2:] - some[:, :2]).prod(1))
+        axis.scatter(x, y, s=side / anchors.max() * 40, linewidths=0.3, edgecolors="white", **style)
 
 
 def draw(chips: ChipDataset, recipe: DetectionRecipe, arguments: argparse.Namespace) -> plt.Figure:
@@ -164,7 +198,7 @@ def draw(chips: ChipDataset, recipe: DetectionRecipe, arguments: argparse.Namesp
     figure, axes = plt.subplots(
         len(levels),
         1 + shown,
-        figsize=(CELL * (WIDER + shown) + 0.6, (CELL + 0.6) * len(levels) + 1.0),
+        figsize=(max(CELL * (WIDER + shown) + 0.6, NARROWEST), (CELL + 0.6) * len(levels) + 1.0),
         width_ratios=[WIDER, *[1] * shown],
         squeeze=False,
         layout="constrained",
@@ -194,24 +228,53 @@ def draw(chips: ChipDataset, recipe: DetectionRecipe, arguments: argparse.Namesp
             axis.set_title(f"chip {numbers.index(number) + 1}, {kind}: {text}", fontsize=6)
     explain(figure)
     name = f"{scene.path.name}, {scene.size[0]} x {scene.size[1]} pixels"
-    figure.suptitle(f"{name}{', mirrored' if arguments.mirrored else ''}", fontsize=9)
+    mirrored = ", mirrored" if arguments.mirrored else ""
+    figure.suptitle(f"{name}{mirrored}\n{verdict(chips, arguments.mirrored)}", fontsize=9)
     return figure
+
+
+def verdict(chips: ChipDataset, mirrored: bool) -> str:
+    """Say how many of the image's objects are learned, and where that is not all, why."""
+    count = int((~chips.images[0].ignored).sum())
+    nowhere = len(unlearned(chips, mirrored))
+    if not count:
+        return "no object to learn"
+    if not nowhere:
+        return f"objects learned: {count} of {count}"
+    return (
+        f"objects learned: {count - nowhere} of {count}; the others are in no valid_range, or "
+        "too long or too thin for the chips"
+    )
 
 
 def explain(figure: plt.Figure) -> None:
     """Add the legend, on a grey that shows white and yellow lines."""
-    handles = [
-        Line2D([], [], color=style["edgecolor"], lw=2, ls=style["linestyle"])
-        for style in STYLES.values()
-    ]
-    legend = figure.legend(handles, STYLES, loc="outside lower center", ncols=3, fontsize=7)
+    lines = {
+        kind: Line2D([], [], color=style["edgecolor"], lw=2, ls=style["linestyle"])
+        for kind, style in STYLES.items()
+    }
+    marks = {
+        kind: Line2D([], [], ls="", markeredgecolor="white", markeredgewidth=0.5, **style)
+        for kind, style in MARKS.values()
+    }
+    handles = {**lines, **marks}
+    legend = figure.legend(
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=3,
+        fontsize=7,
+        handlelength=3.5,
+    )
     legend.get_frame().set_facecolor("#808080")
 
 
 def main() -> None:
     arguments = parse()
     recipe = load_file(arguments.recipe, DetectionRecipe)
-    figure = draw(open_chips(arguments, recipe), recipe, arguments)
+    chips = open_chips(arguments, recipe)
+    log.info("%s: %s", arguments.image, verdict(chips, arguments.mirrored))
+    figure = draw(chips, recipe, arguments)
     kind = arguments.output.suffix.removeprefix(".") or "png"
     with atomic(arguments.output) as temporary:
         figure.savefig(temporary, format=kind, dpi=160)

@@ -10,7 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from detransfer.console import InputError, run
-from detransfer.detection.chip_recipe import check_inference, check_scales
+from detransfer.detection.chip_recipe import (
+    check_inference,
+    check_inference_memory,
+    check_scales,
+)
 from detransfer.detection.detector import Detector
 from detransfer.detection.mining import propose
 from detransfer.detection.proposals import write_proposals
@@ -35,6 +39,7 @@ def main() -> None:
     job = open_job(arguments, Path(__file__))
     check_scales(job.index, recipe.chips.scales)
     detector = Detector(job.backbone(0, recipe.backbone), None, recipe)
+    check_inference_memory(arguments.inference, arguments.index, detector, job.run.device)
     chips = chip_epochs(job.index, recipe.chips, detector.backbone, job.run.seed)
     training = recipe.training.model_copy(update={"epochs": negatives.rpn_epochs})
     train(detector, chips, training, job.run)

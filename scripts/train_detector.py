@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from detransfer.console import InputError, run
-from detransfer.detection.chip_recipe import check_inference
+from detransfer.detection.chip_recipe import check_inference, check_inference_memory
 from detransfer.detection.detector import Detector
 from detransfer.detection.proposals import training_proposals
 from detransfer.detection.train import chip_epochs
@@ -67,6 +67,7 @@ def main() -> None:
     classes = job.index.classes["name"].tolist()
     detector = Detector(backbone, len(classes), recipe)
     group_classes(detector, arguments.superclasses, arguments.recipe)
+    check_inference_memory(arguments.inference, arguments.index, detector, job.run.device)
     fit = train(detector, chips, recipe.training, job.run)
     header = {
         "task": "detection",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from detransfer.backbone import build, conv5, fit_backbone, transferable
 from detransfer.console import InputError
 from detransfer.deformable import DeformableConv
 from detransfer.study import BackboneChoice
+from detransfer.training import compile_backbone
 
 SLIM = BackboneChoice(name="resnet26t", arguments={"channels": [8, 16, 32, 64], "stem_width": 8})
+SHALLOW = SLIM.model_copy(update={"name": "resnet10t"})
 
 
 def awake(model: nn.Module) -> nn.Module:
@@ -60,8 +64,8 @@ def test_taps_stay_where_they_are_in_bfloat16(groups: int) -> None:
         conv.offset.bias[1] = 0.25  # type: ignore[index]
     stripes = (torch.arange(120) % 2).float().expand(1, 2, 4, 120)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = conv(stripes)[..., :-1]
-    assert set(found.flatten().tolist()) == {0.25, 0.75}
+        found = conv(stripes.bfloat16())[..., :-1]
+    assert found.dtype == torch.bfloat16 and set(found.flatten().tolist()) == {0.25, 0.75}
 
 
 def test_a_stage_without_offsets_equals_the_plain_one() -> None:
@@ -100,7 +104,53 @@ def test_separable_stages_go_through_torchvision() -> None:
     model = build(BackboneChoice(name="mobilenetv1_100"), 0, 16, deformable_groups=1).eval()
     convs = [module for module in model.modules() if isinstance(module, DeformableConv)]
     assert len(convs) == 2 and all(conv.groups > 1 for conv in convs)
-    assert conv5(model, torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 1024, 4, 4)
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    for precision in ("fp32", "bf16"):
+        assert conv5(model, images, precision).shape == (1, 1024, 4, 4)
+
+
+class Alone(nn.Module):
+    """A backbone that is one deformable convolution, with offsets that are not zero."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.conv = DeformableConv(nn.Conv2d(4, 4, 3, padding=1, groups=groups), 1)
+        nn.init.normal_(self.conv.offset.weight)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.conv(x)  # type: ignore[no-any-return]
+
+    forward_intermediates = forward_features
+
+
+def deformed() -> nn.Module:
+    model = awake(build(SHALLOW, 0, 16, deformable_groups=2))
+    for name, parameter in model.named_parameters():
+        if ".offset." in name:
+            nn.init.normal_(parameter, std=0.1)
+    return model.train()
+
+
+@pytest.mark.parametrize("make", [deformed, lambda: Alone(1), lambda: Alone(2)])
+def test_a_compiled_step_is_one_graph_and_the_same(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated by the compiler, without its code generation."""
+    torch.manual_seed(0)
+    model: Any = make()
+    images = torch.randn(2, 4 if isinstance(model, Alone) else 3, 32, 32)
+
+    def gradients() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = model.forward_features(images)
+        return torch.autograd.grad(maps.float().square().mean(), list(model.parameters()))
+
+    wanted = gradients()
+    whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", whole)
+    compile_backbone(model)
+    for own, other in zip(gradients(), wanted, strict=True):
+        assert torch.equal(own, other) and own.abs().max() > 0
 
 
 @pytest.mark.parametrize(

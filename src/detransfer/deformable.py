@@ -60,10 +60,16 @@ class DeformableConv(DeformConv2d):
         offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
         if x.device.type == "cpu" and self.groups == 1:
             return self._gather(x, offset)
-        moved: Tensor = deform_conv2d(
-            x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation
+        moved: Tensor = deform_conv2d(  # in float32, to which it casts on GPUs but not here
+            x.to(offset.dtype),
+            offset,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
         )
-        return moved
+        return moved.to(x.dtype)
 
     def _gather(self, x: Tensor, offset: Tensor) -> Tensor:
         """Do what ``deform_conv2d`` does: gather the taps' vectors, then one matrix product."""

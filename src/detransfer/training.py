@@ -188,10 +188,20 @@ def _place(model: nn.Module, recipe: TrainingRecipe, run: Run) -> None:
         synchronise(model)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.precision == "bf16":  # what is left in float32: as cuDNN's convolutions by default
+        torch.backends.cuda.matmul.allow_tf32 = True
     if recipe.compile:  # the backbone is one graph; the heads would break into many
-        backbone: Any = model.backbone
-        for entrance in ("forward_features", "forward_intermediates"):  # compiled when first used
-            setattr(backbone, entrance, torch.compile(getattr(backbone, entrance)))
+        compile_backbone(model.backbone)
+
+
+def compile_backbone(backbone: Any) -> None:
+    """Let a timm model's features be compiled when they are first used, and for new shapes again.
+
+    Trainings do so where their recipe says it, and a network that was just trained proposes with
+    it. Other inference does not: it meets many shapes, a few times each.
+    """
+    for entrance in ("forward_features", "forward_intermediates"):
+        setattr(backbone, entrance, torch.compile(getattr(backbone, entrance)))
 
 
 def _fit(progress: Progress, recipe: TrainingRecipe, run: Run, losses: dict[str, float]) -> Fit:

@@ -85,7 +85,7 @@ def chips(recipe: DetectionRecipe) -> tuple[Tensor, list[dict[str, Tensor]]]:
                 "valid": torch.ones(OBJECTS, dtype=torch.bool),
                 "valid_range": torch.tensor([0.0, float("inf")]),
                 "key": 0,
-                "size": torch.tensor([size, size]),
+                "size": (size, size),
             }
         )
     return images, targets

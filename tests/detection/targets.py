@@ -28,7 +28,7 @@ def target(
         "classes": torch.tensor(classes if classes is not None else labels).long(),
         "valid": torch.tensor(valid if valid is not None else [True] * len(corners)).bool(),
         "valid_range": torch.tensor(valid_range),
-        "size": torch.tensor(size),
+        "size": size,
         "key": key,
     }
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
+from detransfer.backbone import build
 from detransfer.console import InputError
+from detransfer.detection.detector import Detector
 from detransfer.detection.heads import FasterRcnnHead, Rfcn3000Head, Rois, _losses
 from detransfer.detection.rpn import IGNORED
 from detransfer.recipes.detection import FasterRcnnRecipe, Rfcn3000Recipe
+from tests.detection.rectangles import TINY, detection_recipe
 from tests.detection.targets import iou, random_boxes, target
 
 SIZES = [(48, 64), (64, 40), (64, 64)]
@@ -36,7 +39,7 @@ def rois(**changes: Any) -> Rois:
 
 def decoupled(classes: int = 5, **changes: Any) -> Rfcn3000Head:
     torch.manual_seed(0)
-    head = Rfcn3000Head(4, classes, 16, rfcn3000(**changes))
+    head = Rfcn3000Head(4, 4, classes, 16, rfcn3000(**changes))
     head.group([0, 2, 1, 0, 2])
     for layer in (head.superclass_maps, head.box_maps, head.classifier):
         nn.init.normal_(layer.weight, std=0.5)
@@ -226,6 +229,28 @@ def test_decoupled_scores_equal_naive_loops() -> None:
             wanted = parents[1 + parent] * share[label]
             assert np.isclose(found["scores"][found["labels"] == label], wanted, atol=1e-5).any()
     assert len(found["scores"]) == 2 * 5
+
+
+def test_classes_are_told_apart_on_conv5_alone() -> None:
+    """Where Conv4 stands before it, super-classes and boxes read that too."""
+    torch.manual_seed(0)
+    head, both = decoupled(), Rfcn3000Head(3 + 4, 4, 5, 16, rfcn3000())
+    for part in ("hidden", "classifier"):
+        both.get_submodule(part).load_state_dict(head.get_submodule(part).state_dict())
+    conv4, conv5, boxes = torch.randn(1, 3, 4, 4), torch.randn(1, 4, 4, 4), [random_boxes(6, 3)]
+    maps = torch.cat([conv4, conv5], 1).requires_grad_()
+    logits = both.classify(maps, boxes)
+    assert torch.equal(logits, head.classify(conv5, boxes))
+    assert torch.equal(both.layers(maps, boxes)["hidden"], head.layers(conv5, boxes)["hidden"])
+    (slope,) = torch.autograd.grad(both.projection(maps).sum(), maps)
+    assert slope[:, :3].abs().min() > 0
+
+
+def test_a_detector_says_which_of_its_channels_are_conv5s() -> None:
+    for features, channels in (("conv5", 32), ("conv4+conv5", 16 + 32)):
+        recipe = detection_recipe(features).model_copy(update={"head": rfcn3000()})
+        head: Any = Detector(build(TINY, 0, 16), 5, recipe).head
+        assert (head.projection.in_channels, head.hidden.in_features) == (channels, 32)
 
 
 def test_the_decoupled_head_learns_parents_boxes_and_classes_apart() -> None:

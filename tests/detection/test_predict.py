@@ -60,7 +60,7 @@ class ByColour(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = build(TINY)
+        self.backbone, self.recipe = build(TINY), detection_recipe()
         self.shapes: list[tuple[int, ...]] = []
 
     def prepare_inference(self, recipe: InferenceRecipe) -> None:

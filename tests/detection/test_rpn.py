@@ -92,7 +92,7 @@ def test_the_border_is_counted_from_the_image_without_padding() -> None:
 
 
 def slow_proposals(boxes: Tensor, scores: Tensor, chip: dict[str, Tensor], count: int) -> Tensor:
-    height, width = chip["size"].tolist()
+    height, width = chip["size"]
     low, high = chip["valid_range"].tolist()
     limits = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes = torch.minimum(boxes.clamp(min=0), limits)

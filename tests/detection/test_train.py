@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from detransfer.backbone import build, mean_colour
 from detransfer.console import InputError
-from detransfer.data.index import BOX, Index
+from detransfer.data.index import BOX, FLAGS, Index
 from detransfer.detection.chip_recipe import chip_plan, chip_scale
 from detransfer.detection.chips import Chip, ChipPlan, ChipScale
 from detransfer.detection.proposals import Proposals
@@ -20,12 +23,15 @@ from detransfer.detection.train import (
     LARGEST_SIDE,
     ChipDataset,
     Scenes,
+    check_chips,
     check_plan,
     chip_epochs,
+    missed_objects,
     plan_epoch,
     scenes,
 )
-from detransfer.recipes.detection import ScaleRecipe
+from detransfer.recipes.detection import DetectionRecipe, ScaleRecipe
+from detransfer.strict import load_file
 from tests.detection.rectangles import COLOURS, TINY, detection_recipe, write_rectangles
 
 PLAN = chip_plan(detection_recipe().chips)
@@ -94,7 +100,7 @@ def test_boxes_lie_on_the_pixels_of_their_class(chips: ChipDataset) -> None:
     for place in range(len(chips)):
         _, mirrored, chip = chips.chip(place)
         image, target, _ = chips[place]
-        height, width = target["size"].tolist()
+        height, width = target["size"]
         for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
             if label == IGNORED:
                 continue
@@ -138,6 +144,7 @@ def test_a_target_has_the_types_that_the_detector_takes(chips: ChipDataset) -> N
         assert name == f"{number}.png"
         assert target["boxes"].dtype == torch.float32 and target["labels"].dtype == torch.int64
         assert target["valid"].dtype == torch.bool
+        assert all(type(side) is int for side in target["size"])  # tensors would go to the GPU
         low, high = target["valid_range"].tolist()
         assert (low, high) == pytest.approx(chip.valid_range)
         if chip.scale_index == 0:
@@ -145,7 +152,7 @@ def test_a_target_has_the_types_that_the_detector_takes(chips: ChipDataset) -> N
         else:
             longest = max(chips.images[number].size)
             assert low == pytest.approx(24 * 64 / longest) and high == math.inf
-        height, width = target["size"].tolist()
+        height, width = target["size"]
         assert (image[:, height:] == PAD.view(3, 1, 1)).all()
         assert (image[:, :, width:] == PAD.view(3, 1, 1)).all()
         assert not (image[:, :height, :width] == PAD.view(3, 1, 1)).all(0).any()
@@ -205,12 +212,12 @@ def test_a_damaged_image_is_named(index: Index, tmp_path: Path) -> None:
 NEGATIVE = replace(PLAN, negatives_per_image=2, minimum_proposals=(4, 4))
 
 
-def everywhere(index: Index) -> Proposals:
-    """Return 150 proposals of 10 to 30 pixels in each image."""
+def everywhere(index: Index, low: float = 10, high: float = 30) -> Proposals:
+    """Return 150 proposals with sides of 10 to 30 pixels, or others, in each image."""
     rng = np.random.default_rng(0)
     boxes = []
     for size in index.images[["width", "height"]].to_numpy():
-        side = rng.uniform(10, 30, (150, 2))
+        side = rng.uniform(low, high, (150, 2))
         corner = rng.random((150, 2)) * (size - side)
         boxes.append(np.hstack([corner, corner + side]))
     count = len(index.images)
@@ -246,7 +253,7 @@ def refused(index: Index, *scales: ChipScale) -> str:
     plan = ChipPlan(scales, 64, (8, 12))
     with pytest.raises(InputError) as caught:
         check_plan(scenes(index), plan)
-        ChipDataset(scenes(index), plan, PAD, 0, 0)
+        check_chips(ChipDataset(scenes(index), plan, PAD, 0, 0))
     return str(caught.value)
 
 
@@ -275,6 +282,60 @@ def test_a_range_beyond_what_chips_hold_is_refused(index: Index) -> None:
     check_plan(scenes(index), ChipPlan(held, 64, (8, 12)))
 
 
+def test_sizes_that_only_the_range_takes_and_not_the_chip_are_refused(index: Index) -> None:
+    """Chips of 64 with a step of 8 hold 55 pixels: at 2.5 x objects of up to 22."""
+    fine, coarse = ChipScale(factor=2.5, valid_range=(0, 30)), ChipScale(long=64)
+    message = refused(index, fine, replace(coarse, valid_range=(30, math.inf)))
+    assert "no chip holds objects of 22.0 to 30 original pixels" in message
+    assert "factor of chips.scales[0] is 2.5" in message and "hold up to 22.0" in message
+    assert "chips.scales[1] begins at 30; let that begin at 22 or less" in message
+    plan = ChipPlan((fine, replace(coarse, valid_range=(22, math.inf))), 64, (8, 12))
+    check_plan(scenes(index), plan)
+    far = replace(plan, scales=(fine, replace(coarse, valid_range=(30, math.inf))))
+    check_plan(scenes(index), replace(far, coarsest_takes_rest=True))
+    between = ChipScale(factor=1.25, valid_range=(22, 32))
+    check_plan(scenes(index), replace(far, scales=(fine, between, far.scales[1])))
+
+
+def test_the_median_image_decides_what_chips_hold() -> None:
+    """A short side of 200 enlarges images of 100 by 2, and chips of 64 then hold 27 pixels."""
+    scales = (ChipScale(short=200, long=300, valid_range=(0, 40)), ChipScale(long=64))
+    plan = ChipPlan((scales[0], replace(scales[1], valid_range=(30, math.inf))), 64, (8, 12))
+    index = squares(5, [(10, 10)])
+    small, large = index.images["image_id"] < 2, index.images["image_id"] >= 2
+    index.images.loc[large, ["width", "height"]] = 200
+    check_plan(scenes(index), plan)
+    index.images.loc[small, ["width", "height"]] = 30
+    check_plan(scenes(index), plan)
+    index.images.loc[index.images["image_id"] == 2, ["width", "height"]] = 100
+    with pytest.raises(InputError, match=r"objects of 27\.5 to 30 .* begin at 27 or less"):
+        check_plan(scenes(index), plan)
+
+
+IMAGE_SIZES = {
+    "coco": [(640, 480), (640, 427), (480, 640), (500, 375), (640, 640), (640, 360)],
+    "openimages": [(1024, 768), (1024, 683), (768, 1024), (1024, 1024), (683, 1024)],
+    "imagenet": [(500, 375), (500, 333), (375, 500), (2048, 1536), (160, 120)],
+    "voc": [(500, 375), (500, 333), (375, 500), (500, 400), (333, 500)],
+}
+WORLD_SIZES = [(128, 128), (128, 96), (96, 128), (112, 84)]
+
+
+@pytest.mark.parametrize("study", ["paper", "evening", "sample", "demo"])
+def test_the_recipes_of_this_project_suit_images_of_their_data_sets(
+    repository: Path, study: str
+) -> None:
+    folder = repository / "config/recipes" / study
+    recipes = [path for path in sorted(folder.glob("*.yaml")) if "\nchips:" in path.read_text()]
+    assert recipes
+    for path in recipes:
+        (sizes,) = (sizes for name, sizes in IMAGE_SIZES.items() if name in path.stem)
+        sizes = WORLD_SIZES if study == "demo" else sizes
+        index = squares(len(sizes), [(20, 20)])
+        index.images[["width", "height"]] = sizes
+        check_plan(scenes(index), chip_plan(load_file(path, DetectionRecipe).chips))
+
+
 def test_a_training_checks_its_plan_on_all_images_together(index: Index) -> None:
     """The coarser scale may be the finer one for a small image alone."""
     scales = [{"factor": 0.7, "valid_range": [0, 30]}, {"long": 60}]
@@ -292,11 +353,80 @@ def test_objects_outside_all_ranges_are_told_from_no_objects(index: Index) -> No
     learnt = index.objects[~index.objects["difficult"]]
     sizes = ((learnt["x2"] - learnt["x1"]) * (learnt["y2"] - learnt["y1"])) ** 0.5
     expected = f"{len(learnt)} objects measure {min(sizes):.0f} to {max(sizes):.0f} pixels"
-    assert f"no chip in 12 images: their {expected}" in message
+    assert f"no chip in 12 images has an object to learn: their {expected}" in message
     assert "valid_range 0 to 9" in message and "chips.coarsest_takes_rest" in message
     empty = scenes(index, background=True).part(slice(12, 13))
-    with pytest.raises(InputError, match="no chip in 1 images: no object to learn"):
-        ChipDataset(empty, PLAN, PAD, 0, 0)
+    with pytest.raises(InputError, match="no object to learn in 1 images"):
+        check_chips(ChipDataset(empty, PLAN, PAD, 0, 0))
+
+
+def test_negative_chips_alone_are_refused(index: Index) -> None:
+    """Enlarged sixfold, every object is longer than a chip, but small proposals are not."""
+    chips: dict[str, Any] = {"negatives": {"minimum_proposals": [0]}}
+    proposals, backbone = everywhere(index, 3, 8), build(TINY, 0, 16)
+
+    def first_epoch(factor: float) -> ChipDataset:
+        recipe = detection_recipe(chips={**chips, "scales": [{"factor": factor}]}).chips
+        return cast(ChipDataset, chip_epochs(index, recipe, backbone, 0, proposals)(0))
+
+    negative = ChipDataset(
+        scenes(index, background=True),
+        ChipPlan((ChipScale(factor=6),), 64, (8, 12), 4, False, 2, (0,)),
+        PAD,
+        *(0, 0),
+        proposals,
+    )
+    assert len(negative) > 20 and not len(negative.table.objects)
+    with pytest.raises(InputError, match=r"no chip in 13 images has an object .* 0 to inf"):
+        first_epoch(6)
+    assert len(first_epoch(1.5).table.objects)
+
+
+def squares(count: int, sides: list[tuple[int, int]]) -> Index:
+    """Return so many images of 100 x 100 pixels, each with objects of these widths and heights."""
+    images = pd.DataFrame({"image_id": range(count), "path": "x", "width": 100, "height": 100})
+    objects = pd.DataFrame([(k, 0, 0, *side) for k in range(count) for side in sides])
+    objects.columns = pd.Index(["image_id", *BOX])
+    objects[FLAGS] = False
+    classes = pd.DataFrame({"class_id": [0], "name": "x", "source_id": "", "superclass": ""})
+    return Index(images.assign(split="train"), objects.assign(class_id=0), classes, Path())
+
+
+FINE_TO_26 = ({"factor": 2, "valid_range": [0, 26]}, {"long": 64, "valid_range": [26, None]})
+
+
+@pytest.mark.parametrize(
+    ("others", "level"), [(1, logging.WARNING), (18, logging.WARNING), (20, logging.INFO)]
+)
+def test_objects_on_no_chip_are_told(
+    caplog: pytest.LogCaptureFixture, others: int, level: int
+) -> None:
+    """One object is of the fine scale's size, but longer than the 27 pixels that its chips hold."""
+    caplog.set_level(logging.INFO)
+    index = squares(5, [(10, 10), (35, 15), *[(60, 60)] * (others - 1)])
+    index.objects.loc[0, "difficult"] = True
+    recipe = detection_recipe(chips={"scales": FINE_TO_26}).chips
+    epochs = chip_epochs(index, recipe, build(TINY, 0, 16), 0)
+    epochs(1)
+    assert not caplog.records
+    epochs(0)
+    ((_, found, message),) = caplog.record_tuples
+    count = 5 * (others + 1) - 1
+    assert found == level
+    assert f"5 of {count} objects ({5 / count:.1%}) are learned in no chip of the" in message
+    assert ("scripts/inspect_chips.py" in message) == (level == logging.WARNING)
+    caplog.clear()
+    rest = recipe.model_copy(update={"coarsest_takes_rest": True})
+    chip_epochs(index, rest, build(TINY, 0, 16), 0)(0)
+    assert not caplog.records
+
+
+def test_objects_are_counted_in_a_part_of_the_images() -> None:
+    index = squares(5, [(10, 10), (35, 15)])
+    index.objects.loc[index.objects["image_id"] == 3, "y2"] = 10
+    plan = chip_plan(detection_recipe(chips={"scales": FINE_TO_26}).chips)
+    chips = ChipDataset(scenes(index).part(np.array([4, 3])), plan, PAD, 0, 0)
+    assert missed_objects(chips) == (2, 4)
 
 
 def test_recipes_and_chips_mean_the_same_scale() -> None:

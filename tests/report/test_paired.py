@@ -81,3 +81,18 @@ def test_images_without_a_number_are_left_out_everywhere() -> None:
     assert (table["images"] == IMAGES - 3).all() and set(table["by"]) == {"all"}
     expected = measured["cls"].values[3:, 0].mean()
     assert pick(table, "cls", "", "all", "a")["mean"] == pytest.approx(expected)
+
+
+def test_a_single_image_has_no_interval() -> None:
+    table = compare(
+        runs(),
+        METRICS,
+        [("det", "cls")],
+        [
+            Group("size", low, low + 10, np.arange(IMAGES) < count)
+            for low, count in ((0, 1), (10, 2))
+        ],
+    )
+    one, two = (table[table["low"] == low] for low in (0, 10))
+    assert one["mean"].notna().all() and one[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert (two["ci_low"] < two["mean"]).all() and (two["mean"] < two["ci_high"]).all()

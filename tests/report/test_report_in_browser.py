@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,8 @@ import pytest
 
 from tests.report.made_up import draw, write_results
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe").Axe
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 SERIOUS = ("serious", "critical")
 INTERACTIVE = 3.0  # seconds
@@ -33,18 +28,6 @@ class Visit:
     seconds: float
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser is installed (any of {', '.join(BROWSERS)}, or $BROWSER_PATH)")
-    with playwright.sync_playwright() as run:
-        # In a container, as root, there is no sandbox to be had; the page is our own.
-        opened = run.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,21 @@ from PIL import Image
 
 from detransfer.console import InputError
 from detransfer.data.index import BOX, FLAGS, Index, write_index
+from detransfer.data.masks import VOID, encode_mask, read_mask
+from detransfer.visualization.activations import central_mask
 from tests.detection.rectangles import call
-from tests.scripts.recordings import RUNS, covered, outputs, write_recipes, write_recording
+from tests.scripts.recordings import (
+    RUNS,
+    array,
+    check_views,
+    covered,
+    label,
+    outputs,
+    seen,
+    tiles,
+    write_recipes,
+    write_recording,
+)
 from tests.segmentation.scenes import write_scenes
 
 IMAGES = 9
@@ -20,7 +33,7 @@ IMAGES = 9
 class World:
     """Recordings of three runs on scenes with masks; another index knows some objects' boxes."""
 
-    def __init__(self, folder: Path, masks: bool = True) -> None:
+    def __init__(self, folder: Path, masks: bool = True, objects: bool = True) -> None:
         self.folder = folder
         whole = write_scenes(folder / "scenes", 1, IMAGES)
         if not masks:
@@ -31,6 +44,8 @@ class World:
         for name in RUNS:
             table = covered(self.index, name)
             table = table if masks else table[["image_id", "path"]]
+            if not objects:
+                table[["best_iou", "inside_share", "trough_iou"]] = np.nan
             maps = {"activation": 255 * rng.random((IMAGES, 3, 3))}
             write_recording(folder / "runs" / name, "scenes", table, maps)
         self.write_objects()
@@ -67,7 +82,8 @@ def test_the_table_has_means_differences_and_floors(
     repository: Path, world: World, tmp_path: Path
 ) -> None:
     more = ["--objects", str(world.folder / "boxes"), "--control", "det", "random"]
-    table, _ = world.draw(repository, tmp_path, *more)
+    with seen():
+        table, _ = world.draw(repository, tmp_path, *more)
     rows = table.fillna({"baseline": ""}).set_index(["run", "baseline", "metric", "by"])
     rows = rows.sort_index()
     det = covered(world.index, "det")["best_iou"]
@@ -112,6 +128,57 @@ def test_without_masks_the_table_says_so(repository: Path, tmp_path: Path) -> No
     distance = np.abs(maps["det"] - maps["cls"]).mean((1, 2))
     ids = world.index.images["image_id"].to_numpy()
     assert chosen["image_id"].iloc[0] == ids[distance.argmax()]
+
+
+def test_without_an_object_in_any_mask_table_and_picture_say_so(
+    repository: Path, tmp_path: Path
+) -> None:
+    world = World(tmp_path, objects=False)
+    for path in (tmp_path / "scenes/images").glob("*_mask.png"):
+        path.write_bytes(encode_mask(np.zeros_like(np.asarray(Image.open(path)))))
+    with seen() as figures:
+        table, chosen = world.draw(repository, tmp_path / "out")
+    assert table["metric"].tolist() == ["none"] and "no object" in table["note"].iloc[0]
+    (figure,) = figures
+    rows = tiles(figure)
+    assert [panel.get_title() for panel in rows[0]] == ["image", "cls", "det"]
+    assert "no object" in label(figure)
+    maps = {name: np.load(tmp_path / "runs" / name / "activation.npy") for name in RUNS}
+    distance = np.abs(maps["det"] - maps["cls"]).mean((1, 2))
+    assert chosen["gain"].iloc[0] == pytest.approx(distance.max(), rel=1e-5)
+    assert rows[0, 0].get_ylabel() == f"largest\ngain\n+{distance.max():.1f}"
+
+
+def test_the_picture_shows_each_image_with_its_own_maps(
+    repository: Path, world: World, tmp_path: Path
+) -> None:
+    with seen() as figures:
+        _, chosen = world.draw(repository, tmp_path)
+    rows, ids = tiles(figures[0]), chosen["image_id"].tolist()
+    check_views(world.index, ids, rows)
+    iou = {name: 100 * covered(world.index, name)["best_iou"] for name in RUNS}
+    titles = [f"{name}\nIoU {iou[name].mean():.1f}" for name in ("cls", "det")]
+    assert [panel.get_title() for panel in rows[0]] == ["image", *titles]
+    assert f"mean of {IMAGES} images" in label(figures[0])
+    known = world.index.images["image_id"].tolist()
+    paths = world.index.images["path"]
+    for image_id, kind, row in zip(ids, chosen["chosen_as"], rows, strict=True):
+        place = known.index(image_id)
+        for name, panel in zip(("cls", "det"), row[1:], strict=True):
+            truth = np.load(world.folder / "runs" / name / "activation.npy")[place]
+            np.testing.assert_array_equal(array(panel), truth)
+        gain = iou["det"][place] - iou["cls"][place]
+        assert row[0].get_ylabel() == "\n".join([*kind.split(), f"{gain:+.1f}"])
+        assert row[0].get_xlabel() == f"{image_id}: {Path(paths[place]).stem}"
+        mask = read_mask(world.index.root / world.index.images["mask"][place], 3)
+        truth = central_mask(mask, 48, 56)
+        inside = np.argwhere((truth > 0) & (truth != VOID))
+        for panel in row:
+            outline = np.concatenate([p.vertices for p in panel.collections[0].get_paths()])
+            near = np.abs(outline[:, None, ::-1] - inside[None]).max(2).min(1)
+            assert near.max() <= 1, "the outline touches the object everywhere"
+            for corner in (inside.min(0), inside.max(0)):
+                assert np.abs(outline[:, ::-1] - corner).min(0).max() <= 1
 
 
 def test_runs_that_cannot_be_compared_are_refused(

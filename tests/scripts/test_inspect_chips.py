@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import runpy
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_anchors_are_labelled_as_in_training(program: dict[str, Any], world: Pat
         return found
 
     rpn.assign_targets_to_anchors = watch  # type: ignore[method-assign]
-    padded = program["ImageList"](torch.zeros(1, 3, 64, 64), [tuple(target["size"].tolist())])
+    padded = program["ImageList"](torch.zeros(1, 3, 64, 64), [target["size"]])
     rpn.train()(padded, {"conv5": torch.zeros(1, RECIPE.rpn.channels, 4, 4)}, [target])
     assert np.array_equal(seen[0], anchors) and np.array_equal(seen[1], labels)
     assert (labels == 1).any()
@@ -132,11 +133,70 @@ def test_an_image_is_found_by_id_or_the_end_of_its_path(
         program["find_image"](index, ".png")
 
 
-def test_proposals_of_other_splits_and_images_without_chips_are_refused(
-    repository: Path, world: Path
-) -> None:
+def test_proposals_of_other_splits_are_refused(repository: Path, world: Path) -> None:
     proposals = f"--proposals={world / 'proposals.parquet'}"
     with pytest.raises(InputError, match="proposals of other images"):
         call(repository / PROGRAM, [*words(world, "0"), proposals])
-    with pytest.raises(InputError, match="no object to learn, no negative chip"):
-        call(repository / PROGRAM, words(world, "12"))
+
+
+def test_other_anchors_are_marked_where_they_are(program: dict[str, Any], world: Path) -> None:
+    chips, arguments = opened(program, world, "0")
+    figure = program["draw"](chips, RECIPE, arguments)
+    number = next(n for n in range(len(chips)) if not chips.table.mirrored[n])
+    rpn = ScaleAwareRpn(RECIPE.rpn.channels, RECIPE.rpn)
+    anchors, labels = program["anchor_labels"](rpn, 16, chips[number].target, 64)
+    centres, most = (anchors[:, :2] + anchors[:, 2:]) / 2, program["MARKED"]
+    axis = next(axis for axis in figure.axes if axis.get_title().startswith("chip 1, positive"))
+    background, left_out = axis.collections
+    for marks, label in ((background, 0), (left_out, -1)):
+        own = {tuple(centre) for centre in centres[labels == label]}
+        assert {tuple(at) for at in marks.get_offsets().astype(np.float32)} <= own
+        assert len(marks.get_offsets()) == min((labels == label).sum(), most) > 9
+        sizes = marks.get_sizes()
+        assert max(sizes) > 1.3 * min(sizes), "marks grow with the anchors"
+    (legend,) = figure.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said[-2:] == ["centre of a background anchor", "centre of a left-out anchor"]
+    plt.close(figure)
+
+
+def test_an_image_without_a_chip_is_drawn_with_its_objects(
+    repository: Path, world: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Enlarged sixfold, no object of image 0 fits into a chip, and one is always ignored."""
+    caplog.set_level(logging.INFO)
+    recipe = write_recipe(world / "none.yaml", detection_recipe(chips={"scales": [{"factor": 6}]}))
+    call(repository / PROGRAM, words(world, "0", recipe=str(recipe)))
+    assert caplog.messages[-1].startswith("0: objects learned: 0 of 1; the others are in no")
+    with Image.open(world / "0.png") as picture:
+        assert min(picture.size) > 600
+    call(repository / PROGRAM, words(world, "12"))
+    assert caplog.messages[-1] == "12: no object to learn"
+
+
+SOME = [{"factor": 1.9}, {"long": 64, "valid_range": [100, None]}]
+
+
+def test_objects_that_are_learned_in_no_chip_are_marked(
+    program: dict[str, Any], world: Path
+) -> None:
+    """Enlarged 1.9 times, objects of up to 26 pixels are in a chip, and none of over 29."""
+    objects = read_index(world / "index").objects
+    longest = (objects["x2"] - objects["x1"]).combine(objects["y2"] - objects["y1"], max)
+    by_image = longest[~objects["difficult"]].groupby(objects["image_id"])
+    image, sides = next(
+        (image, sides)
+        for image, sides in by_image
+        if (sides < 26).any() and (sides > 29).any() and not sides.between(26, 29).any()
+    )
+    _, arguments = opened(program, world, str(image))
+    recipe, arguments.proposals = detection_recipe(chips={"scales": SOME}), None
+    chips = program["open_chips"](arguments, recipe)
+    figure = program["draw"](chips, recipe, arguments)
+    learned, missed = (sides < 26).sum(), (sides > 29).sum()
+    assert f"objects learned: {learned} of {len(sides)}; " in figure.get_suptitle()
+    colour = to_hex(program["STYLES"]["object learned in no chip"]["edgecolor"])
+    for axis in (axis for axis in figure.axes if axis.get_title().startswith("scale")):
+        drawn = [to_hex(patch.get_edgecolor()) for patch in axis.patches]
+        assert drawn.count(colour) == missed
+    plt.close(figure)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.image_classes import image_classes
 from detransfer.data.index import read_index, write_index
-from detransfer.data.masks import read_mask
+from detransfer.data.masks import encode_mask, read_mask
 from detransfer.data.views import central_view
 from detransfer.files import digest, sha256
 from detransfer.report.metrics import RunMetrics, RunName, read_metrics, write_metrics
@@ -136,6 +137,27 @@ def test_maps_are_those_of_one_image_and_square_at_a_time(
     assert not list((tmp_path / "state").iterdir())
 
 
+def test_an_image_smaller_than_the_square_is_enlarged_first(
+    repository: Path, tmp_path: Path
+) -> None:
+    world = tmp_path / "world"
+    index = write_rectangles(world, training=3, test=1).split("test")
+    write_start(world / "backbone.safetensors")
+    write_probe(world, [0, 1, 2])
+    path = index.root / index.images["path"][0]
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    call(repository / "scripts/visualize.py", words(world, tmp_path))
+    (masked,) = np.load(tmp_path / "made/maskout.npy")
+    assert (central_view(decode(path), 48, 56) > 0).float().mean() > 0.9, "no frame around it"
+    plain, hidden, _ = by_hand(world, path)
+    (place,) = image_classes(index)
+    np.testing.assert_allclose(masked.ravel(), hidden[:, place], rtol=1e-4)
+    assert len(np.unique(masked)) == 16, "each square hides something else"
+    table = pd.read_parquet(tmp_path / "made/images.parquet")
+    assert table["probability"].item() == pytest.approx(plain[place], rel=1e-4)
+
+
 def test_fewer_images_are_the_same_ones_every_time(
     repository: Path, world: Path, tmp_path: Path
 ) -> None:
@@ -234,7 +256,8 @@ def test_activations_are_held_against_the_masks(repository: Path, tmp_path: Path
     index = write_scenes(tmp_path / "scenes", 2, 5)
     write_index(tmp_path / "index", index)
     write_start(tmp_path / "backbone.safetensors")
-    call(repository / "scripts/visualize.py", words(tmp_path, tmp_path, probe=False))
+    # The square, which would hide the whole view, is for mask-out maps alone.
+    call(repository / "scripts/visualize.py", words(tmp_path, tmp_path, probe=False, mask=48))
     table = pd.read_parquet(tmp_path / "made/images.parquet")
     shown = np.load(tmp_path / "made/activation.npy")
     test = index.split("test").images
@@ -251,6 +274,20 @@ def test_activations_are_held_against_the_masks(repository: Path, tmp_path: Path
     metrics = read_metrics(tmp_path / "made/metrics.json")
     assert metrics.metric("best_iou").floor == pytest.approx(100 * table["object_area"].mean())
     assert not (tmp_path / "made/maskout.npy").exists()
+
+
+def test_masks_without_an_object_leave_no_number(repository: Path, tmp_path: Path) -> None:
+    index = write_scenes(tmp_path / "scenes", 2, 3)
+    for name in index.images["mask"]:
+        path = index.root / name
+        path.write_bytes(encode_mask(np.zeros_like(np.asarray(Image.open(path)))))
+    write_index(tmp_path / "index", index)
+    write_start(tmp_path / "backbone.safetensors")
+    call(repository / "scripts/visualize.py", words(tmp_path, tmp_path, probe=False))
+    table = pd.read_parquet(tmp_path / "made/images.parquet")
+    assert table[["inside_share", "best_iou", "trough_iou"]].isna().all(axis=None)
+    assert (table["object_area"] == 0).all() and len(np.load(tmp_path / "made/activation.npy")) == 3
+    assert read_metrics(tmp_path / "made/metrics.json").metrics == ()
 
 
 def test_without_masks_and_without_a_probe_there_is_nothing_to_measure(

@@ -126,7 +126,7 @@ def tables_and_figures():
         made += [f"figure{n}.{kind}" for n in (5, 6, 7) for kind in ("csv", "pdf", "png")]
     if ACTIVE_IN:
         made += ["figure8.csv", "figure8.pdf", "figure8.png"]
-    if contrasted(MASKED_OUT):
+    if compared_in(MASKED_OUT):
         made += ["figure9.csv", "figure9.pdf", "figure9.png"]
     if STUDY.targets_of("segmentation"):
         made += ["table4.csv", "table4_classes.csv", "figure4.csv", "figure4.pdf", "figure4.png"]

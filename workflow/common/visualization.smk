@@ -23,15 +23,34 @@ def looked_at(dataset):
     return STUDY.pretrainings  # a map of activations needs no probe
 
 
-def contrasted(datasets):
-    """The data sets on which a pre-training on detection and its start are both looked at."""
-    pairs = [set(pair) for pair in STUDY.contrasts.items()]
-    return [name for name in datasets if any(pair <= set(looked_at(name)) for pair in pairs)]
+# The pairs (run, baseline) of Figures 8 and 9: those that the recipe of the analysis names, as in
+# Figures 5 to 7, or each pre-training on detection and its start.
+NAMED = [(run, baseline) for baseline, run in (ANALYSIS and ANALYSIS.pairs) or ()]
+SEEN_PAIRS = NAMED or [*STUDY.contrasts.items()]
+
+
+def compared_in(datasets):
+    """The data sets on which both runs of a pair are looked at."""
+    return [name for name in datasets if any({*pair} <= {*looked_at(name)} for pair in SEEN_PAIRS)]
+
+
+def seen_pairs():
+    """The options of Figures 8 and 9 that name the pairs, and the controls beside them."""
+    return [f"--contrast {run} {baseline}" for run, baseline in SEEN_PAIRS] + matched_controls()
 
 
 # In Figure 8, which says so where there are no masks.
-ACTIVE_IN = contrasted([*WITH_MASKS, *VISUALIZED])[:1]
+ACTIVE_IN = compared_in([*WITH_MASKS, *VISUALIZED])[:1]
 WITH_OBJECTS = [name for name, target in MASKED_OUT.items() if target not in CLASSIFIED]
+
+
+def mask_out_recipe(wildcards):
+    """The recipe of the maps; a wrong square stops what needs mask-out maps, and nothing else."""
+    try:
+        check_square(STUDY, RECIPES["visualization"], RECIPES["features"])
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+    return STUDY.recipe("visualization")
 
 
 def visualization_probe(wildcards):

@@ -187,7 +187,7 @@ rule figure7:
             RESULTS / "figure7.png",
             caption="../report/figure7.rst",
             category="Feature spaces",
-            labels={"result": "Figure 7", "shows": "t-SNE of two spaces"},
+            labels={"result": "Figure 7", "shows": "t-SNE of feature spaces"},
         ),
     log:
         LOGS / "figure7.log",

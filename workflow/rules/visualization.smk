@@ -8,7 +8,7 @@ rule mask_out:
         weights=lambda wildcards: frozen(wildcards.pretraining),
         probe=visualization_probe,
         view=STUDY.recipe("features"),
-        recipe=STUDY.recipe("visualization"),
+        recipe=mask_out_recipe,
         architecture=STUDY.backbone.file or [],
         code=code("visualize"),
     output:
@@ -109,7 +109,7 @@ rule figure8:
         runs=visualized(ACTIVE_IN, ""),
         targets=visualized_targets(ACTIVE_IN),
         objects=[f"--objects {index_folder(name)}" for name in WITH_OBJECTS],
-        contrasts=contrasts() + matched_controls(),
+        contrasts=seen_pairs(),
     shell:
         "python scripts/figure8.py {params.runs} {params.targets} {params.objects} "
         "--view {input.view} {params.contrasts} --csv {output.table} --images {output.chosen} "
@@ -144,7 +144,7 @@ rule figure9:
     params:
         runs=visualized(MASKED_OUT, ""),
         targets=visualized_targets(MASKED_OUT),
-        contrasts=contrasts() + matched_controls(),
+        contrasts=seen_pairs(),
     shell:
         "python scripts/figure9.py {params.runs} {params.targets} --view {input.view} "
         "--recipe {input.recipe} {params.contrasts} --csv {output.table} "

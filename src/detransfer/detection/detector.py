@@ -24,11 +24,11 @@ class Detector(nn.Module):
 
     In training, each target holds, in pixels of its chip: ``boxes`` (m, 4), ``labels`` (m,) from 1
     on or IGNORED, ``valid`` (m,) bool, ``valid_range`` (2,) as lowest and highest sqrt(area),
-    ``size`` (2,) as height and width without padding, and ``key``, the number that determines
-    which anchors and RoIs are sampled; the result is a dict of losses. Otherwise
-    ``sizes`` gives the heights and widths, and the result is a list of dicts: boxes, scores and
-    labels from 0 on, without suppression, so that several scales can be put together first; or
-    the proposals' boxes and scores where there is no head.
+    ``size`` as height and width without padding, and ``key``, the number that determines which
+    anchors and RoIs are sampled, both as plain numbers, since reading a tensor waits for the GPU;
+    the result is a dict of losses. Otherwise ``sizes`` gives the heights and widths, and the result
+    is a list of dicts: boxes, scores and labels from 0 on, without suppression, so that several
+    scales can be put together first; or the proposals' boxes and scores where there is no head.
     """
 
     def __init__(self, backbone: nn.Module, classes: int | None, recipe: DetectionRecipe) -> None:
@@ -36,11 +36,9 @@ class Detector(nn.Module):
         self.recipe = recipe
         self.backbone = backbone
         conv4, channels = stage_channels(backbone)
-        if recipe.features == "conv4+conv5":
-            channels += conv4
-        stride = recipe.backbone.output_stride
-        self.rpn = ScaleAwareRpn(channels, recipe.rpn)
-        self.head = None if classes is None else _head(channels, classes, stride, recipe)
+        read = channels + conv4 if recipe.features == "conv4+conv5" else channels
+        self.rpn = ScaleAwareRpn(read, recipe.rpn)
+        self.head = None if classes is None else _head(read, channels, classes, recipe)
 
     def forward(
         self,
@@ -49,7 +47,7 @@ class Detector(nn.Module):
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> Any:
         if targets is not None:
-            sizes = [(int(h), int(w)) for h, w in (target["size"].tolist() for target in targets)]
+            sizes = [target["size"] for target in targets]
         assert sizes is not None
         features = self.features(images)
         padded = ImageList(images, list(sizes))
@@ -95,7 +93,9 @@ class Detector(nn.Module):
                 rois.merge[own, new] = 1
 
 
-def _head(channels: int, classes: int, stride: int, recipe: DetectionRecipe) -> nn.Module:
+def _head(channels: int, last: int, classes: int, recipe: DetectionRecipe) -> nn.Module:
+    """Return the recipe's head on so many channels, of which Conv5 has the ``last``."""
+    stride = recipe.backbone.output_stride
     if isinstance(recipe.head, FasterRcnnRecipe):
         return FasterRcnnHead(channels, classes, stride, recipe.head)
-    return Rfcn3000Head(channels, classes, stride, recipe.head)
+    return Rfcn3000Head(channels, last, classes, stride, recipe.head)

@@ -76,20 +76,25 @@ class FasterRcnnHead(nn.Module):
 
 
 class Rfcn3000Head(nn.Module):
-    """The decoupled head; :meth:`group` says which super-class each class belongs to."""
+    """The decoupled head; :meth:`group` says which super-class each class belongs to.
+
+    ``channels`` are those of the features, of which the last ``conv5`` are Conv5's.
+    """
 
     superclass: Tensor
 
-    def __init__(self, channels: int, classes: int, stride: int, recipe: Rfcn3000Recipe) -> None:
+    def __init__(
+        self, channels: int, conv5: int, classes: int, stride: int, recipe: Rfcn3000Recipe
+    ) -> None:
         super().__init__()
-        self.recipe, self.stride = recipe, stride
+        self.recipe, self.stride, self.conv5 = recipe, stride, conv5
         self.rois = Rois(recipe)
         cells = recipe.roi_size**2
         self.projection = nn.Conv2d(channels, recipe.projection, 1)
         self.superclass_maps = nn.Conv2d(recipe.projection, (recipe.superclasses + 1) * cells, 1)
         self.box_maps = nn.Conv2d(recipe.projection, 4 * cells, 1)
         self.blob = RoiBlob(recipe.roi_size, stride)
-        self.hidden = nn.Linear(channels, recipe.hidden)
+        self.hidden = nn.Linear(conv5, recipe.hidden)
         self.classifier = nn.Linear(recipe.hidden, classes)
         for layer in (self.superclass_maps, self.box_maps, self.classifier):
             _initialise(layer, 0.01)
@@ -128,7 +133,7 @@ class Rfcn3000Head(nn.Module):
         return self.rois.detections(scores, box, rois, sizes), {}
 
     def classify(self, features: Tensor, rois: list[Tensor]) -> Tensor:
-        """Return the logits (k, classes) of all RoIs, from their average-pooled features."""
+        """Return the logits (k, classes) of all RoIs, from their average-pooled Conv5."""
         logits: Tensor = self.classifier(self._hidden(features, rois))
         return logits
 
@@ -140,7 +145,8 @@ class Rfcn3000Head(nn.Module):
 
     def _hidden(self, features: Tensor, rois: list[Tensor]) -> Tensor:
         """Return the classifier's hidden layer (k, hidden)."""
-        return torch.relu(self.hidden(self.blob(features, rois).mean((2, 3))))
+        conv5 = features[:, features.shape[1] - self.conv5 :]
+        return torch.relu(self.hidden(self.blob(conv5, rois).mean((2, 3))))
 
     def _vote(self, maps: Tensor, rois: list[Tensor]) -> Tensor:
         """Return the mean over the position-sensitive cells of each RoI (k, c)."""
@@ -206,9 +212,9 @@ class Rois(RoIHeads):
         for boxes, target in zip(proposals, targets, strict=True):
             objects = target["boxes"]
             boxes = torch.cat([boxes, objects[in_range(objects, target["valid_range"])]])
-            height, width = target["size"].tolist()
+            height, width = target["size"]
             rois.append(boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]]))
-        keys = [int(target["key"]) for target in targets]
+        keys = [target["key"] for target in targets]
         self.fg_bg_sampler.keys = keys
         chosen, _, labels, regression = self.select_training_samples(rois, targets)
         return Sample(chosen, labels, list(regression), keys)

@@ -22,7 +22,7 @@ from detransfer.backbone import build, mean_colour, read_weights
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
-from detransfer.detection.chip_recipe import check_scales, chip_scale
+from detransfer.detection.chip_recipe import CHUNK, GRID, check_memory, check_scales, chip_scale
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
 from detransfer.detection.suppression import soft_nms
@@ -31,9 +31,6 @@ from detransfer.recipes.detection import DetectionRecipe, ScaleRecipe
 from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.strict import validate
 from detransfer.training_run import architecture_of
-
-GRID = 32  # images are padded to multiples of it, so that many share a shape
-CHUNK = 256  # images whose detections of all scales are held at once
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,12 @@ def predict(
     """Return the detections of every image of the index, by image and falling score.
 
     Several processes share the chunks of images; each gets the table that one alone would make.
-    Raises InputError, before the first image, where :func:`check_scales` does.
+    Raises InputError, before the first image, where :func:`check_scales` or :func:`check_memory`
+    does.
     """
     check_scales(index, recipe.scales)
-    detector = detector.to(device)
+    check_memory(index, recipe, detector, device)
+    detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector.prepare_inference(recipe)
 
     def in_chunk(rows: range) -> pd.DataFrame:

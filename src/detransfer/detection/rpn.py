@@ -21,7 +21,7 @@ from detransfer.ranks import mean_count
 from detransfer.recipes.detection import RpnRecipe
 
 IGNORED = -1  # label of objects that are neither learnt nor background (difficult, crowd)
-Targets = list[dict[str, Tensor]]
+Targets = list[dict[str, Any]]
 
 
 class ScaleAwareRpn(RegionProposalNetwork):
@@ -69,7 +69,7 @@ class ScaleAwareRpn(RegionProposalNetwork):
             invalid = target["boxes"][~target["valid"]]
             if len(invalid):
                 label[box_iou(anchor, invalid).amax(1) > self.recipe.ignore_iou] = -1.0
-            height, width = target["size"].tolist()
+            height, width = target["size"]
             limit = anchor.new_tensor([width, height, width, height]) + self.recipe.border
             outside = (anchor < -self.recipe.border).any(1) | (anchor > limit).any(1)
             label[outside] = -1.0

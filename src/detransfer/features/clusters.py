@@ -17,6 +17,8 @@ import pyarrow as pa
 from detransfer.console import InputError
 from detransfer.files import atomic
 
+DENSE = 4  # cells an image, up to which all of them are counted
+
 
 @dataclass(frozen=True)
 class CoMembership:
@@ -39,11 +41,10 @@ def co_membership(given: np.ndarray, other: np.ndarray) -> CoMembership:
     wide = len(other_sizes)
     small = len(sizes) * wide <= np.iinfo(np.int32).max  # which sort faster
     keys = given.astype(np.int32 if small else np.int64) * wide + other.astype(np.int32)
-    keys.sort()
-    begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    shared = _ordered_pairs(np.diff(begins, append=len(keys)))
+    cells, filled = _cells(keys, len(sizes) * wide)
+    shared = _ordered_pairs(filled)
     pairs, other_pairs = _ordered_pairs(sizes), _ordered_pairs(other_sizes)
-    of_cluster = np.bincount(keys[begins] // wide, shared, len(sizes))
+    of_cluster = np.bincount(cells // wide, shared, len(sizes))
     several = pairs > 0
     return CoMembership(
         pooled=_ratio(shared.sum(), pairs.sum()),
@@ -53,6 +54,17 @@ def co_membership(given: np.ndarray, other: np.ndarray) -> CoMembership:
         chance=_ratio(other_pairs.sum(), _ordered_pairs(np.array([len(given)]))[0]),
         pairs=int(pairs.sum()) // 2,
     )
+
+
+def _cells(keys: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of ``count`` cells have images, from the cell (n,) of each, and how many."""
+    if count <= DENSE * len(keys):  # the whole table is filled faster than keys are sorted
+        table = np.bincount(keys, minlength=count)
+        cells = np.flatnonzero(table)
+        return cells, table[cells]
+    keys = np.sort(keys)
+    begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return keys[begins], np.diff(begins, append=len(keys))
 
 
 def sampled_pairs(

@@ -9,23 +9,27 @@ import numpy as np
 from detransfer.features.axes import leading_axes
 
 BLOCK = 1024  # images at once
+SHARE = 4  # one axis of the shortlist for so many dimensions: with fewer it is long
 ROUNDING = 1e-5  # of a correlation in float32
 CROWDED = 0.02  # of a block's pairs: with more on the shortlist a whole product is cheaper
 
 
-def nearest_neighbours(points: np.ndarray, count: int) -> np.ndarray:
+def nearest_neighbours(
+    points: np.ndarray, count: int, rows: np.ndarray | None = None
+) -> np.ndarray:
     """Return the ``count`` nearest other images of each (n, count), nearest first, by distance.
 
-    Fewer where there are not so many.
+    Fewer where there are not so many. With ``rows`` (m,), those of these images alone: (m, count).
     """
     points = np.asarray(points, np.float32) - np.mean(points, 0, np.float64).astype(np.float32)
     count = min(count, len(points) - 1)
+    rows = np.arange(len(points)) if rows is None else rows
     half = np.einsum("ij,ij->i", points, points) / 2
-    nearest = np.empty((len(points), count), np.int64)
-    for start in range(0, len(points), BLOCK):
-        near = points[start : start + BLOCK] @ points.T - half
-        rows = np.arange(len(near))
-        near[rows, start + rows] = -np.inf
+    nearest = np.empty((len(rows), count), np.int64)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        near = points[part] @ points.T - half
+        near[np.arange(len(part)), part] = -np.inf
         found = np.argpartition(-near, max(count - 1, 0), 1)[:, :count]
         order = np.argsort(-np.take_along_axis(near, found, 1), 1, kind="stable")
         nearest[start : start + BLOCK] = np.take_along_axis(found, order, 1)
@@ -135,7 +139,7 @@ class _Best:
 
 def _bound_vectors(units: np.ndarray) -> np.ndarray:
     """Return vectors (n, r + 1) whose inner products no correlation of the units exceeds."""
-    low = units @ leading_axes(units)
+    low = units @ leading_axes(units, SHARE)
     rest = 1 - np.einsum("ij,ij->i", low, low)
     return np.hstack([low, np.sqrt(np.maximum(rest, 0))[:, None] + np.float32(ROUNDING)])
 
@@ -148,23 +152,32 @@ def _kept_floor(units: np.ndarray, count: int, near_copy: float) -> float:
 
 
 def pairs_apart(
-    close: np.ndarray, distant: np.ndarray, one: np.ndarray, other: np.ndarray, count: int
-) -> np.ndarray:
+    close: np.ndarray,
+    distant: np.ndarray,
+    one: np.ndarray,
+    other: np.ndarray,
+    count: int,
+    near_copy: float,
+) -> tuple[np.ndarray, int]:
     """Return pairs (m, 2) that share a cluster of ``close`` (n,) and none of ``distant`` (n,).
 
     At most ``count``, those first whose correlation falls most from the space ``one`` to
-    ``other``: both are :func:`correlation_units` (n, d).
+    ``other``: both are :func:`correlation_units` (n, d). Pairs of a correlation above ``near_copy``
+    in either space are left out, and their number is returned, too.
     """
-    best = _Best(count, np.inf)
+    best, near_copies = _Best(count, np.inf), 0
     order = np.argsort(close, kind="stable")
     for rows in np.split(order, np.bincount(close).cumsum()[:-1]):
         if len(np.unique(distant[rows])) < 2:
             continue
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
-            fall = one[part] @ one[rows].T - other[part] @ other[rows].T
-            apart = distant[part][:, None] != distant[rows]
-            found = np.argwhere(np.triu(apart, start + 1) & (fall >= best.floor))
+            near, far = one[part] @ one[rows].T, other[part] @ other[rows].T
+            apart = np.triu(distant[part][:, None] != distant[rows], start + 1)
+            copies = apart & ((near > near_copy) | (far > near_copy))
+            near_copies += int(copies.sum())
+            fall = near - far
+            found = np.argwhere(apart & ~copies & (fall >= best.floor))
             pairs = np.stack([part[found[:, 0]], rows[found[:, 1]]], 1)
             best.add(pairs, fall[found[:, 0], found[:, 1]].astype(np.float64))
-    return best.sorted()[0]
+    return best.sorted()[0], near_copies

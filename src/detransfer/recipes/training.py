@@ -33,7 +33,11 @@ class TrainingRecipe(Strict):
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null: any")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the backbone")
     channels_last: bool = Field(True, description="memory layout NHWC")
-    compile: bool = Field(False, description="torch.compile of the backbone")
+    compile: bool = Field(
+        False,
+        description="torch.compile of the backbone, in training alone: inference meets many shapes "
+        "of images, and compiling for them takes longer than it saves",
+    )
     checkpoint_minutes: float = Field(10, gt=0, description="time between checkpoints, minutes")
     log_every: int = Field(50, gt=0, description="steps between log lines")
 

@@ -31,9 +31,10 @@ def compare(
     """Return the means of each run, and of its differences to a baseline, in every group.
 
     One row a run (``baseline`` empty) or pair, group and metric. ``ci_low`` to ``ci_high`` holds
-    95 % of the means of resampled images, the same for both runs of a pair. Beside the groups there
-    is ``all``, and where it is known ``right``: the images that the run, or both, get right. Images
-    without a number are left out; they are so for all runs.
+    95 % of the means of resampled images, the same for both runs of a pair; NaN for a single image,
+    which says nothing about others. Beside the groups there is ``all``, and where it is known
+    ``right``: the images that the run, or both, get right. Images without a number are left out;
+    they are so for all runs.
     """
     pairs = [(name, "") for name in runs]
     pairs += [(a, b) for a, b in contrasts if a in runs and b in runs]
@@ -80,6 +81,7 @@ def _rows(
 ) -> Iterator[dict[str, object]]:
     run, baseline = pair
     over = estimate({0: scores[run]}, {0: scores[baseline]} if baseline else None)
+    low, high = np.where(images > 1, [over.low, over.high], np.nan)
     for place, metric in enumerate(metrics):
         yield {
             "run": run,
@@ -90,6 +92,6 @@ def _rows(
             "images": images,
             "metric": metric,
             "mean": over.mean[place],
-            "ci_low": over.low[place],
-            "ci_high": over.high[place],
+            "ci_low": low[place],
+            "ci_high": high[place],
         }

@@ -29,12 +29,14 @@ STYLE: dict[Any, Any] = {"font.size": 6, "axes.titlesize": 6, "pdf.fonttype": 42
 class Row:
     """One image: the view (s, s, 3), what is written beside it, and a map (any size) a column.
 
+    Beside it stand the ``kind`` of its choice and its ``gain``, under it the ``credit``.
     ``objects`` (s, s): where the objects are, outlined on everything. ``square``: left, top, width
     and height of a blank square that is drawn on the view.
     """
 
     view: np.ndarray
     kind: str
+    gain: float
     credit: str
     maps: Sequence[np.ndarray]
     objects: np.ndarray | None = None
@@ -69,6 +71,11 @@ def choose(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).assign(candidates=len(candidates))
 
 
+def credit_of(image: pd.Series) -> str:
+    """Return what an image is named by in a picture: its id, which no other has, and its file."""
+    return f"{image['image_id']}: {Path(image['path']).stem}"
+
+
 def central_picture(image: Image.Image, size: int, resize: int, labels: bool = False) -> np.ndarray:
     """Return the central view (size, size, ...) of an image, or of a mask of labels."""
     scale = resize / min(image.size)
@@ -85,12 +92,15 @@ def view_of(path: Path, size: int, resize: int) -> np.ndarray:
         return central_picture(image.convert("RGB"), size, resize)
 
 
-def draw(rows: Sequence[Row], titles: Sequence[str], scale: Scale) -> plt.Figure:
-    """Draw the images, a column each for the view and every map, and the scale below."""
+def draw(rows: Sequence[Row], titles: Sequence[str], scale: Scale, note: str) -> plt.Figure:
+    """Draw the images, a column each for the view and every map, and below the scale and a note.
+
+    The ``note`` says what the numbers in the picture are, and of how many images.
+    """
     with plt.rc_context(STYLE):
         across = 1 + len(titles)
-        tile = min(LARGEST, max(TILE, (WIDTH - 0.3) / across))
-        size = (tile * across + 0.3, (tile + 0.16) * len(rows) + 0.62)
+        tile = min(LARGEST, max(TILE, (WIDTH - 0.4) / across))
+        size = (tile * across + 0.4, (tile + 0.16) * len(rows) + 0.72)
         figure, grid = plt.subplots(len(rows), across, figsize=size, squeeze=False)
         figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
         for axes, title in zip(grid[0], ("image", *titles), strict=True):
@@ -99,7 +109,13 @@ def draw(rows: Sequence[Row], titles: Sequence[str], scale: Scale) -> plt.Figure
             _draw_row(axes, row, scale)
         shades = plt.cm.ScalarMappable(plt.Normalize(0, scale.top), scale.colours)
         bar = figure.colorbar(
-            shades, ax=grid, location="bottom", aspect=40, shrink=0.6, pad=0.01, label=scale.label
+            shades,
+            ax=grid,
+            location="bottom",
+            aspect=40,
+            shrink=0.6,
+            pad=0.01,
+            label=f"{scale.label}\n{note}",
         )
         bar.outline.set_linewidth(0.4)
         bar.ax.tick_params(width=0.4, length=2)
@@ -116,7 +132,7 @@ def _draw_row(axes: np.ndarray, row: Row, scale: Scale) -> None:
     size = len(row.view)
     place = (-0.5, size - 0.5, size - 0.5, -0.5)
     axes[0].imshow(row.view)
-    axes[0].set_ylabel(row.kind.replace(" ", "\n"), labelpad=2)
+    axes[0].set_ylabel("\n".join([*row.kind.split(), f"{row.gain:+.1f}"]), labelpad=2)
     credit = axes[0].set_xlabel(row.credit, loc="left", fontsize=5, labelpad=1.5)
     credit.set_in_layout(False)  # it may be wider than its image
     if row.square is not None:
@@ -138,5 +154,7 @@ def _draw_row(axes: np.ndarray, row: Row, scale: Scale) -> None:
         panel.spines[:].set_visible(False)
         if row.objects is not None:
             inside = (row.objects > 0) & (row.objects != VOID)
+            if inside.all() or not inside.any():
+                continue  # there is no outline, and Matplotlib would warn
             for colour, thick in (("black", 1.0), ("white", 0.5)):
                 panel.contour(inside, levels=[0.5], colors=colour, linewidths=thick)
