@@ -1,17 +1,21 @@
 """Figure 5: pairs of images that are nearest in a space, or near in one and far in the other.
 
 For each pair of spaces four lists. nearest_first and nearest_second: the most correlated pairs of a
-space, near-copies left out. first_not_second: pairs that share one of many clusters of the first
-space and none of few clusters of the second, those first whose correlation falls most; and
-second_not_first. Nothing is chosen by hand. The number of all such pairs (candidates), of all that
-share a cluster (close_pairs), of near-copies, and the share of listed pairs that are of one class
-(same_class) stand in the table, from which (and the images) the picture is drawn.
+space. first_not_second: pairs that share one of many clusters of the first space and none of few
+clusters of the second, those first whose correlation falls most; and second_not_first. Near-copies
+are left out and counted. Nothing is chosen by hand. The number of all such pairs (candidates), of
+all that share a cluster (close_pairs), of near-copies, and the share of listed pairs that are of
+one class (same_class) stand in the table, from which (and the images) the picture is drawn: one
+column of a page, the nearest pairs of a space once, of each list as many pairs as a page has room
+for.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from PIL import Image, ImageOps
 
 from detransfer.console import InputError, run
@@ -37,7 +42,8 @@ from detransfer.features.recipe import AnalysisRecipe
 from detransfer.features.store import Features, open_features
 from detransfer.report.tables import write_table
 from detransfer.strict import load_file
-from detransfer.visualization.plotting import save_figure
+from detransfer.visualization.gallery import credit_of
+from detransfer.visualization.plotting import STYLE, save_figure
 
 log = logging.getLogger("figure5")
 LAYER = "conv5"
@@ -46,14 +52,21 @@ COLUMNS = [
     *("image_id_2", "path_2", "class_2", "correlation_first", "correlation_second"),
     *("candidates", "close_pairs", "near_copies", "same_class", "rule"),
 ]
-DRAWN = ("nearest_first", "first_not_second", "nearest_second")  # from left to right
-CELL, PIXELS = 1.1, 240  # inches and pixels of one image's longer side
-GAP, CREDIT, TITLE = 0.14, 0.2, 0.22  # inches
 TITLES = {
-    "nearest_first": "nearest in {first}",
-    "first_not_second": "near in {first}, far in {second}",
+    "nearest_first": "{dataset}: nearest in {first}",
+    "first_not_second": "near in {first},\nfar in {second}",
     "nearest_second": "nearest in {second}",
 }
+CORRELATIONS = {
+    "nearest_first": "correlation {correlation_first:.3f}",
+    "first_not_second": "correlation {correlation_first:.3f}, {correlation_second:.3f}",
+    "nearest_second": "correlation {correlation_second:.3f}",
+}
+WIDTH, PAGE = 3.3, 9.0  # inches: one column of a page, and the height that it may have
+GAP, TITLE, CREDIT = 0.1, 0.25, 0.31  # inches: between two columns, above and below images
+CELL, LARGEST = (WIDTH - GAP) / 4, (0.77, 0.62)  # inches: an image's place, and the image at most
+COLUMN, ROW = 2 * CELL + GAP, LARGEST[1] + CREDIT
+DPI, LETTERS = 300, 18  # letters of a credit: what stands below an image
 
 
 @dataclass(frozen=True)
@@ -128,21 +141,14 @@ def apart(near: Space, far: Space, recipe: AnalysisRecipe) -> tuple[np.ndarray, 
     shared = co_membership(close, distant)
     rule = (
         f"one of {given.close} clusters in {near.name}, none of {given.distant} in {far.name}; "
-        "largest fall of correlation"
+        f"largest fall of correlation; above {recipe.nearest.near_copy:g} left out as copies"
     )
     candidates = round(shared.pairs * (1 - shared.pooled)) if shared.pairs else 0
-    pairs = pairs_apart(close, distant, near.units, far.units, recipe.nearest.listed)
-    return pairs, {"candidates": candidates, "close_pairs": shared.pairs, "rule": rule}
-
-
-def without_repeats(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Return which of the pairs are drawn: the first ``count`` that have no image in common."""
-    chosen, seen = np.zeros(len(pairs), bool), set[int]()
-    for place, pair in enumerate(pairs.tolist()):
-        if chosen.sum() < count and seen.isdisjoint(pair):
-            chosen[place] = True
-            seen.update(pair)
-    return chosen
+    pairs, copies = pairs_apart(
+        close, distant, near.units, far.units, recipe.nearest.listed, recipe.nearest.near_copy
+    )
+    about = {"candidates": candidates, "close_pairs": shared.pairs, "near_copies": copies}
+    return pairs, {**about, "rule": rule}
 
 
 def rows(
@@ -151,11 +157,10 @@ def rows(
     pairs: np.ndarray,
     about: dict[str, Any],
     names: np.ndarray,
-    drawn: int,
 ) -> pd.DataFrame:
     """Return the rows of a list of pairs; a list without a single one still tells of itself."""
     if not len(pairs):
-        return pd.DataFrame([{**about, "drawn": False}])
+        return pd.DataFrame([about])
     images = one.features.images
     table = pd.DataFrame({"rank": np.arange(1, len(pairs) + 1)})
     for place, tail in enumerate(("", "_2")):
@@ -165,7 +170,7 @@ def rows(
     table["correlation_first"] = paired(one.units, pairs)
     table["correlation_second"] = paired(two.units, pairs)
     table["same_class"] = (table["class"] == table["class_2"]).mean()
-    return table.assign(drawn=without_repeats(pairs, drawn), **about)
+    return table.assign(**about)
 
 
 def compared(one: Space, two: Space, index: Index, recipe: AnalysisRecipe) -> pd.DataFrame:
@@ -181,55 +186,113 @@ def compared(one: Space, two: Space, index: Index, recipe: AnalysisRecipe) -> pd
     }
     names = index.classes["name"].to_numpy()
     parts = [
-        rows(one, two, pairs, {"panel": panel, **about}, names, recipe.nearest.drawn)
+        rows(one, two, pairs, {"panel": panel, **about}, names)
         for panel, (pairs, about) in lists.items()
     ]
     return pd.concat(parts).assign(first=one.name, second=two.name)
 
 
-def draw(table: pd.DataFrame, roots: dict[str, Path], down: int) -> plt.Figure:
-    """Draw, for each pair of spaces, three columns of pairs of images: left, middle and right."""
-    blocks = list(table.groupby(["dataset", "first", "second"], sort=False))
-    heights = [TITLE, *[CELL + CREDIT] * down] * len(blocks)
-    figure, grid = plt.subplots(
-        len(heights),
-        8,
-        figsize=(6 * CELL + 2 * GAP, sum(heights)),
-        squeeze=False,
-        gridspec_kw={
-            **dict.fromkeys(("left", "bottom", "wspace", "hspace"), 0),
-            **dict.fromkeys(("right", "top"), 1),
-            "width_ratios": [CELL, CELL, GAP] * 2 + [CELL, CELL],
-            "height_ratios": heights,
-        },
-    )
-    for axis in grid.flat:
-        axis.set_axis_off()
-    for number, ((dataset, first, second), block) in enumerate(blocks):
-        rows = grid[number * (down + 1) : (number + 1) * (down + 1)]
-        for place, panel in enumerate(DRAWN):
-            axes = rows[:, 3 * place : 3 * place + 2]
-            shown = block[(block["panel"] == panel) & block["drawn"]]
-            title = TITLES[panel].format(first=first, second=second)
-            axes[0, 0].text(0.03, 0.3, title if len(shown) else f"{title}: none", fontsize=6.5)
-            for pair, row in zip(axes[1:], shown.to_dict("records"), strict=False):
-                _draw_pair(pair, row, roots[str(dataset)])
+def strips(table: pd.DataFrame) -> list[list[pd.DataFrame]]:
+    """Return the lists that are drawn, from above: a strip has one list, or two side by side.
+
+    The nearest pairs of a space are drawn where it comes first.
+    """
+    found: list[list[pd.DataFrame]] = []
+    shown: set[tuple[Any, Any]] = set()
+    for (dataset, first, second), block in table.groupby(
+        ["dataset", "first", "second"], sort=False
+    ):
+        lists = {str(panel): rows for panel, rows in block.groupby("panel")}
+        if (dataset, first) not in shown:
+            found.append([lists["nearest_first"]])
+        beside = [] if (dataset, second) in shown else [lists["nearest_second"]]
+        found.append([lists["first_not_second"], *beside])
+        shown |= {(dataset, first), (dataset, second)}
+    return found
+
+
+def height(counts: Sequence[Sequence[int]]) -> float:
+    """Return the inches of strips with so many pairs in each list."""
+    return sum(TITLE + _rows(strip) * ROW for strip in counts)
+
+
+def _rows(strip: Sequence[int]) -> int:
+    """Return the rows of images of a strip: two pairs in each, one where two lists share it."""
+    return math.ceil(max(strip) * len(strip) / 2)
+
+
+def with_drawn(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return the table with which pairs are drawn: the first of a list with no image in common.
+
+    At most ``most`` of each list, and as many of all lists as make no more than a page.
+    """
+    picture = strips(table)
+    fitting = (n for n in range(most, 1, -1) if height([[n] * len(s) for s in picture]) <= PAGE)
+    count = next(fitting, 1)
+    drawn = [
+        place for strip in picture for rows in strip for place in _without_repeats(rows, count)
+    ]
+    return table.assign(drawn=table.index.isin(drawn))
+
+
+def _without_repeats(rows: pd.DataFrame, count: int) -> list[int]:
+    """Return the labels of the first ``count`` rows that have no image in common."""
+    chosen: list[int] = []
+    seen: set[int] = set()
+    listed = rows.dropna(subset="rank")
+    for place, *pair in listed[["image_id", "image_id_2"]].itertuples():
+        if len(chosen) < count and seen.isdisjoint(pair):
+            chosen.append(place)
+            seen.update(pair)
+    return chosen
+
+
+def draw(table: pd.DataFrame, roots: dict[str, Path]) -> plt.Figure:
+    """Draw the strips, one below the other, in one column of a page."""
+    sns.set_theme(style="white", rc=STYLE)
+    picture = [[(rows, rows[rows["drawn"]]) for rows in strip] for strip in strips(table)]
+    counts = [[len(drawn) for _, drawn in strip] for strip in picture]
+    figure = plt.figure(figsize=(WIDTH, height(counts)))
+    top = 0.0
+    for strip, own in zip(picture, counts, strict=True):
+        for place, (rows, drawn) in enumerate(strip):
+            about = rows.iloc[0]
+            title = TITLES[about["panel"]].format(**about) + ("" if len(drawn) else ": none")
+            corner = place * COLUMN, top + TITLE - 0.03
+            _write(figure, corner, title, fontsize=6, va="bottom")
+            for number, row in enumerate(drawn.to_dict("records")):
+                down, right = divmod(number, 2) if len(strip) == 1 else (number, place)
+                corner = right * COLUMN, top + TITLE + down * ROW
+                _draw_pair(figure, corner, row, roots[row["dataset"]])
+        top += height([own])
     return figure
 
 
-def _draw_pair(axes: np.ndarray, row: dict[Any, Any], root: Path) -> None:
-    both = f"{row['correlation_first']:.3f}, {row['correlation_second']:.3f}"
-    for axis, tail, more in zip(axes, ("", "_2"), (both, ""), strict=True):
+def _draw_pair(
+    figure: plt.Figure, corner: tuple[float, float], row: dict[Any, Any], root: Path
+) -> None:
+    """Draw two images with their files and classes, and how they correlate."""
+    (left, top), (wide, high) = corner, LARGEST
+    for tail in ("", "_2"):
         path = Path(str(row[f"path{tail}"]))
+        pixels = (round(wide * DPI), round(high * DPI))
         with Image.open(root / path) as image:
-            small = ImageOps.pad(image.convert("RGB"), (PIXELS, PIXELS), color="white")
-        high = CELL / (CELL + CREDIT)  # below it stands the credit
-        inside = axis.inset_axes((0.02, 1 - high * 0.98, 0.96, high * 0.96))
-        inside.imshow(np.asarray(small))
-        inside.set_axis_off()
-        style = {"fontsize": 4.5, "transform": axis.transAxes, "va": "bottom"}
-        axis.text(0.03, (1 - high) * 0.5, f"{path.stem} {row[f'class{tail}']}"[:24], **style)
-        axis.text(0.03, 0.01, more, **style)
+            small = ImageOps.pad(image.convert("RGB"), pixels, color="white", centering=(0, 1))
+        tall = figure.get_figheight()
+        axis = figure.add_axes((left / WIDTH, 1 - (top + high) / tall, wide / WIDTH, high / tall))
+        axis.imshow(np.asarray(small), aspect="auto")
+        axis.set_axis_off()
+        lines = credit_of(row[f"image_id{tail}"], str(path)), str(row[f"class{tail}"])
+        credit = "\n".join(line[:LETTERS] for line in lines)
+        axis.text(0, -0.03, credit, fontsize=5, va="top", transform=axis.transAxes)
+        left += CELL
+    told = CORRELATIONS[row["panel"]].format(**row)
+    _write(figure, (corner[0], top + ROW - 0.05), told, fontsize=5, va="bottom")
+
+
+def _write(figure: plt.Figure, place: tuple[float, float], text: str, **style: Any) -> None:
+    """Write at a place that is measured in inches from the left and from above."""
+    figure.text(place[0] / WIDTH, 1 - place[1] / figure.get_figheight(), text, **style)
 
 
 def main() -> None:
@@ -241,10 +304,11 @@ def main() -> None:
     for dataset, first, second in arguments.pair:
         one, two = (read_space(name, *given[dataset, name]) for name in (first, second))
         parts.append(compared(one, two, indices[dataset], recipe).assign(dataset=dataset))
-    write_table(arguments.csv, pd.concat(parts).reindex(columns=COLUMNS))
+    table = with_drawn(pd.concat(parts, ignore_index=True), recipe.nearest.drawn)
+    write_table(arguments.csv, table.reindex(columns=COLUMNS))
     roots = {dataset: index.root for dataset, index in indices.items()}
-    figure = draw(pd.read_csv(arguments.csv), roots, recipe.nearest.drawn)
-    save_figure(figure, arguments.pdf, arguments.png, dpi=200)
+    figure = draw(pd.read_csv(arguments.csv), roots)
+    save_figure(figure, arguments.pdf, arguments.png, DPI)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.lines import Line2D
 
 from detransfer.console import InputError, run
 from detransfer.features.clusters import (
@@ -38,9 +40,24 @@ table alone.
 """
 COLUMNS = ["dataset", "first", "second", "given", "other", "clusters", "metric", "mean", "std", "n",
            "images"]  # fmt: skip
-COLOURS, MARKERS = ("#0072B2", "#D55E00"), ("o", "s")  # Okabe and Ito's, told apart by everybody
+# Of the two directions, in Okabe and Ito's colours: where both lie on each other, both are seen.
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "marker": "o", "markersize": 2},
+    {
+        "color": "#D55E00",
+        "marker": "s",
+        "markersize": 3.5,
+        "markerfacecolor": "none",
+        "markeredgewidth": 0.8,
+    },
+)
+KINDS: dict[str, dict[str, Any]] = {
+    "all pairs": {"linewidth": 1.2, "marker": "none"},
+    "sampled pairs": {"linestyle": "none"},
+    "any two images": {"linewidth": 0.8, "linestyle": ":", "marker": "none"},
+}
 TICKS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
-WIDTH, HEIGHT = 3.3, 2.6  # inches, of a panel: one column
+WIDTH, HEIGHT, MORE = 3.3, 1.6, 0.5  # inches: one column, a panel, and what stands around all
 
 
 def parse() -> argparse.Namespace:
@@ -119,31 +136,50 @@ def numbers(
 
 
 def draw(table: pd.DataFrame) -> plt.Figure:
-    """Draw a panel for each pair: two directions, and the level of chance of each."""
+    """Draw a panel for each pair, one below the other: two directions, and each level of chance."""
     sns.set_theme(style="ticks", rc=STYLE)
     panels = list(table.groupby(["dataset", "first", "second"], sort=False))
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(WIDTH * len(panels), HEIGHT), squeeze=False, layout="constrained"
+        len(panels),
+        figsize=(WIDTH, HEIGHT * len(panels) + MORE),
+        squeeze=False,
+        sharex=True,
+        layout="constrained",
     )
-    for panel, ((dataset, first, second), rows) in zip(axes[0], panels, strict=True):
-        last = rows.loc[rows["n"] > 0, "clusters"].max()
-        directions = rows[rows["n"] > 0].groupby(["given", "other"], sort=False)
-        for ((given, other), part), colour, marker in zip(
-            directions, COLOURS, MARKERS, strict=False
-        ):
-            _curve(panel, part, f"P({other} | {given})", colour, marker)
-        panel.set_xscale("log")
-        ticks = [count for count in TICKS if rows["clusters"].min() <= count <= last]
-        panel.set_xticks(ticks, [str(count) for count in ticks])
-        panel.minorticks_off()
-        panel.set(xlabel="clusters", ylabel="probability of one cluster", ylim=(0, 1))
-        panel.set_title(f"{dataset}: {first}, {second}", fontsize=8)
-        panel.legend(frameon=False, loc="upper right")
+    for panel, ((dataset, first, second), rows) in zip(axes[:, 0], panels, strict=True):
+        _panel(panel, rows)
+        panel.set_title(f"{dataset}: {first}, {second}", fontsize=7, pad=3)
+    counts = table["clusters"][table["n"] > 0]
+    ticks = [count for count in TICKS if counts.min() <= count <= counts.max()]
+    axes[-1, 0].set(xscale="log", xlabel="clusters")
+    axes[-1, 0].set_xticks(ticks, [str(count) for count in ticks])
+    axes[-1, 0].minorticks_off()
+    figure.supylabel("probability of one cluster", fontsize=8)
+    grey = {**LOOKS[0], "color": "0.4"}
+    kinds = [Line2D([], [], **{**grey, **kind}) for kind in KINDS.values()]
+    figure.legend(kinds, list(KINDS), frameon=False, loc="outside lower center", ncols=3)
     sns.despine(figure)
     return figure
 
 
-def _curve(panel: plt.Axes, rows: pd.DataFrame, label: str, colour: str, marker: str) -> None:
+def _panel(panel: plt.Axes, rows: pd.DataFrame) -> None:
+    """Draw both directions of a pair; where no number of clusters fits, say so."""
+    panel.set_ylim(0, 1)
+    fitting = rows[rows["n"] > 0]
+    if fitting.empty:
+        text = (
+            f"not measured: {rows['images'].iloc[0]} images are too few\n"
+            f"for {rows['clusters'].min()} clusters, the least that are asked for"
+        )
+        panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", fontsize=7)
+        return
+    directions = fitting.groupby(["given", "other"], sort=False)
+    for ((given, other), part), look in zip(directions, LOOKS, strict=True):
+        _curve(panel, part, f"P({other} | {given})", look)
+    panel.legend(frameon=False, loc="upper right")
+
+
+def _curve(panel: plt.Axes, rows: pd.DataFrame, label: str, look: dict[str, Any]) -> None:
     lines = {str(name): part for name, part in rows.groupby("metric")}
     exact, sampled, chance = lines["exact"], lines["sampled"], lines["chance"]
     deviation = exact["std"].fillna(0)
@@ -151,28 +187,13 @@ def _curve(panel: plt.Axes, rows: pd.DataFrame, label: str, colour: str, marker:
         exact["clusters"],
         exact["mean"] - deviation,
         exact["mean"] + deviation,
-        color=colour,
+        color=look["color"],
         alpha=0.2,
         linewidth=0,
     )
-    panel.plot(exact["clusters"], exact["mean"], color=colour, linewidth=1.2, label=label)
-    panel.plot(
-        sampled["clusters"],
-        sampled["mean"],
-        color=colour,
-        marker=marker,
-        markersize=2.5,
-        linestyle="none",
-        label="  from sampled pairs",
-    )
-    panel.plot(
-        chance["clusters"],
-        chance["mean"],
-        color=colour,
-        linewidth=0.8,
-        linestyle=":",
-        label="  any two images",
-    )
+    for means, kind in zip((exact, sampled, chance), KINDS.values(), strict=True):
+        panel.plot(means["clusters"], means["mean"], **{**look, **kind})
+    panel.plot([], [], **look, linewidth=1.2, label=label)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""Figure 7: the images of two feature spaces in the plane, coloured by class."""
+"""Figure 7: the images of feature spaces in the plane, coloured by class."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 from pathlib import Path
 
@@ -24,20 +25,20 @@ from detransfer.strict import load_file
 from detransfer.visualization.plotting import STYLE, save_figure
 
 DESCRIPTION = """\
-Figure 7: the images of two feature spaces in the plane, coloured by class.
+Figure 7: the images of feature spaces in the plane, coloured by class.
 
 For each data set, space and place (in the space, or in the plane of t-SNE): agreement, the mean
 share in percent of an image's nearest neighbours that are of its class, its 95 % interval over
-resamples of the images, and chance, the share of all other images that are. The picture shows both
-planes of each pair; the largest classes have a colour and a marker, the others are grey. A space
-that cannot be embedded has its problem in the table and in the picture.
+resamples of the images, and chance, the share of all other images that are. The picture shows the
+planes of the pairs, each once; the largest classes have a colour and a marker, the others are grey.
+A space that cannot be embedded has its problem in the table and in the picture.
 """
 COLUMNS = ["dataset", "run", "place", "neighbours", "metric", "unit", "value", "low", "high",
            "chance", "images", "library", "problem"]  # fmt: skip
 # Okabe and Ito's colours with two more that are told apart by everybody, and by marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5D3A9B", "#8C564B")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-PANEL = 3.3  # inches
+WIDTH, PANEL, TITLE = 3.3, 1.6, 0.32  # inches: one column, a plane, and what stands above it
 
 
 def parse() -> argparse.Namespace:
@@ -59,7 +60,7 @@ def parse() -> argparse.Namespace:
         action="append",
         required=True,
         metavar=("DATASET", "FIRST", "SECOND"),
-        help="two spaces to draw side by side",
+        help="two spaces to draw",
     )
     add("--index", nargs=2, action="append", required=True, metavar=("DATASET", "FOLDER"))
     add("--recipe", type=Path, required=True, help="recipe of the analysis")
@@ -105,45 +106,61 @@ def largest_classes(class_ids: pd.Series, count: int) -> list[int]:
     return sizes.sort_values(ascending=False, kind="stable").index[:count].tolist()
 
 
+def drawn(pairs: list[list[str]]) -> dict[str, list[str]]:
+    """Return the spaces of the pairs by data set, each once, in the order of the pairs."""
+    spaces: dict[str, list[str]] = {}
+    for dataset, *two in pairs:
+        own = spaces.setdefault(dataset, [])
+        own += [name for name in two if name not in own]
+    return spaces
+
+
 def draw(
     table: pd.DataFrame,
     planes: dict[tuple[str, str], pd.DataFrame],
-    pairs: list[list[str]],
+    spaces: dict[str, list[str]],
     names: dict[str, list[str]],
     count: int,
 ) -> plt.Figure:
-    """Draw two planes side by side for each pair, a legend of the coloured classes below."""
+    """Draw the planes of each data set in two columns, a legend of its coloured classes below."""
     sns.set_theme(style="white", rc=STYLE)
-    figure, axes = plt.subplots(
-        len(pairs),
-        2,
-        figsize=(2 * PANEL, (PANEL + 0.45) * len(pairs)),
-        squeeze=False,
-        layout="constrained",
-    )
     values = table.set_index(["dataset", "run", "place"])["value"]
-    for row, (dataset, *two) in zip(axes, pairs, strict=True):
-        chosen = largest_classes(planes[dataset, two[0]]["class_id"], count)
-        for panel, name in zip(row, two, strict=True):
+    heights = [
+        math.ceil(len(own) / 2) * (PANEL + TITLE) + 0.15 * math.ceil(count / 2) + 0.35
+        for own in spaces.values()
+    ]
+    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(spaces), height_ratios=heights, squeeze=False)[:, 0]
+    for part, (dataset, own) in zip(parts, spaces.items(), strict=True):
+        chosen = largest_classes(planes[dataset, own[0]]["class_id"], count)
+        panels = part.subplots(math.ceil(len(own) / 2), 2, squeeze=False).flat
+        for name, panel in zip(own, panels, strict=False):
             _plane(panel, planes[dataset, name], chosen, names[dataset])
             shares = [f"{values[dataset, name, place]:.0f} %" for place in ("space", "plane")]
             space, plane = ("none" if share == "nan %" else share for share in shares)
-            panel.set_title(
-                f"{name}\nneighbours of one class: {space} in the space, {plane} here", fontsize=7
-            )
-        handles, labels = row[0].get_legend_handles_labels()
-        row[0].legend(
-            handles, labels, frameon=False, loc="upper left", bbox_to_anchor=(0, 0), ncols=2
+            panel.set_title(f"{name}\nspace {space}, plane {plane}", fontsize=6.5, pad=3)
+        for panel in panels:  # the one that is left of an odd number
+            panel.set_axis_off()
+        handles, labels = part.axes[0].get_legend_handles_labels()
+        part.legend(
+            handles,
+            labels,
+            title=f"{dataset}; grey: all other classes;\n%: nearest neighbours of an image's class",
+            fontsize=6,
+            title_fontsize=6,
+            markerscale=1.5,
+            frameon=False,
+            loc="outside lower center",
+            ncols=2,
         )
-        row[1].set_xlabel(f"{dataset}; grey: all other classes", fontsize=6.5, loc="left")
     return figure
 
 
 def _plane(panel: plt.Axes, plane: pd.DataFrame, chosen: list[int], names: list[str]) -> None:
     if problem := plane["problem"].iloc[0]:
-        text = textwrap.fill(problem, 40)
-        panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", fontsize=7)
-    size = np.clip(4000 / len(plane), 1.0, 9.0)
+        text = textwrap.fill(problem, 28)
+        panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", fontsize=6)
+    size = np.clip(1500 / len(plane), 0.6, 4.0)
     others = plane[~plane["class_id"].isin(chosen)]
     panel.scatter(others["x"], others["y"], s=size / 2, color="#C8C8C8", linewidths=0)
     for class_id, colour, marker in zip(chosen, COLOURS, MARKERS, strict=False):
@@ -151,7 +168,7 @@ def _plane(panel: plt.Axes, plane: pd.DataFrame, chosen: list[int], names: list[
         panel.scatter(
             own["x"],
             own["y"],
-            s=np.maximum(2 * size, 7),
+            s=np.maximum(2 * size, 4),
             color=colour,
             marker=marker,
             linewidths=0,
@@ -172,7 +189,7 @@ def main() -> None:
     names = {d: read_index(Path(f)).classes["name"].tolist() for d, f in arguments.index}
     write_table(arguments.csv, numbers(planes, recipe.neighbours))
     table = pd.read_csv(arguments.csv)
-    figure = draw(table, planes, arguments.pair, names, recipe.classes)
+    figure = draw(table, planes, drawn(arguments.pair), names, recipe.classes)
     save_figure(figure, arguments.pdf, arguments.png)
 
 

@@ -148,7 +148,9 @@ def drawn(
         picture = view_of(index.root / image["path"], view.size, view.resize)
         kind, gain = str(image["chosen_as"]), float(image["gain"])
         shades = [maps[name][place] for name in names]
-        rows.append(Row(picture, kind, gain, credit_of(image), shades, objects))
+        rows.append(
+            Row(picture, kind, gain, credit_of(image["image_id"], image["path"]), shades, objects)
+        )
     return rows
 
 

@@ -116,7 +116,8 @@ def drawn(
         row, column = np.unravel_index(maps[baseline][place].argmin(), (grid.side, grid.side))
         (top, bottom), (left, right) = (grid.intervals()[each] for each in (row, column))
         square = (left, top, right - left, bottom - top)
-        credit = f"{credit_of(image)}, {classes[image['class_id']]}"
+        credit = credit_of(image["image_id"], image["path"])
+        credit += f", {classes[image['class_id']]}"
         shades = [maps[name][place] for name in names]
         kind, gain = str(image["chosen_as"]), float(image["gain"])
         rows.append(Row(view, kind, gain, credit, shades, square=square))

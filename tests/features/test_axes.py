@@ -12,6 +12,7 @@ def test_axes_are_orthonormal_and_hold_what_the_principal_ones_do() -> None:
     axes = leading_axes(np.float32(values))
     assert axes.shape == (dimension, 80) and axes.dtype == np.float32
     np.testing.assert_allclose(axes.T @ axes, np.eye(80), atol=1e-5)
+    assert leading_axes(np.float32(values), 4).shape == (dimension, 160)
     kept = ((values @ axes) ** 2).sum()
     best = np.linalg.svd(values, compute_uv=False)[:80]
     assert kept > 0.98 * (best**2).sum()

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 from sklearn.manifold import trustworthiness
 
+from detransfer.features import embedding
 from detransfer.features.embedding import embed, hindrance
 from detransfer.features.neighbours import class_agreement, nearest_neighbours
 from detransfer.features.recipe import EmbeddingRecipe
@@ -21,6 +26,26 @@ def test_the_plane_keeps_neighbours_and_is_the_same_again() -> None:
     agreement = class_agreement(nearest_neighbours(plane, 10), class_ids).mean()
     assert agreement > 0.9 * class_agreement(nearest_neighbours(features, 10), class_ids).mean()
     assert (embed(features, RECIPE)[0] == plane).all()
+
+
+def test_tsne_is_asked_for_what_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    class Spy:
+        def __init__(self, **settings: Any) -> None:
+            asked.update(settings)
+
+        def fit_transform(self, features: np.ndarray) -> np.ndarray:
+            return features[:, :2]
+
+    monkeypatch.setattr(embedding, "_library", lambda: (SimpleNamespace(TSNE=Spy), "spy"))
+    recipe = EmbeddingRecipe(perplexity=7, theta=0.3, seed=11, neighbours=4, classes=3)
+    plane, library = embed(np.ones((30, 4)), recipe)
+    assert (plane.shape, library) == ((30, 2), "spy")
+    assert {key: asked[key] for key in ("perplexity", "angle", "random_state")} == {
+        "perplexity": 7, "angle": 0.3, "random_state": 11,
+    }  # fmt: skip
+    assert asked["method"] == "barnes_hut"
 
 
 def test_what_cannot_be_embedded() -> None:

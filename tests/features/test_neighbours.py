@@ -113,7 +113,23 @@ def test_pairs_apart_are_near_here_and_far_there(features: np.ndarray) -> None:
         reverse=True,
     )
     units = [correlation_units(space)[0] for space in (features, other)]
-    found = pairs_apart(close, distant, *units, 20)
+    found, copies = pairs_apart(close, distant, *units, 20, 0.999)
+    assert not copies
     assert [tuple(sorted(pair)) for pair in found.tolist()] == [pair[1:] for pair in truth[:20]]
-    assert len(pairs_apart(close, distant, *units, 10_000)) == len(truth)
-    assert not len(pairs_apart(close, close, *units, 20))
+    assert len(pairs_apart(close, distant, *units, 10_000, 0.999)[0]) == len(truth)
+    assert not len(pairs_apart(close, close, *units, 20, 0.999)[0])
+
+
+def test_pairs_apart_are_no_copies_in_either_space(features: np.ndarray) -> None:
+    other = np.float32(np.random.default_rng(0).normal(size=(150, 12)))
+    close, distant = np.zeros(150, np.int64), np.arange(150) % 2
+    features[9], other[20] = 2 * features[140] + 1, other[131]
+    features[8] = features[140]  # not apart: of one cluster there
+    units = [correlation_units(space)[0] for space in (features, other)]
+    every, none = pairs_apart(close, distant, *units, 10_000, 1.1)
+    found, copies = pairs_apart(close, distant, *units, 10_000, 0.999)
+    assert (none, copies) == (0, 3)  # 9 is a copy of 8, too
+    left_out = {tuple(sorted(p)) for p in every.tolist()} - {
+        tuple(sorted(p)) for p in found.tolist()
+    }
+    assert left_out == {(9, 140), (8, 9), (20, 131)}

@@ -49,6 +49,34 @@ def test_any_two_pretrainings_can_be_compared(repository: Path, tmp_path: Path) 
     assert found == [("coco", "openimages"), ("random", "coco_labels")]
 
 
+def without_coco(repository: Path, folder: Path, **changes: Any) -> Study:
+    """The demo whose Caltech-256 is without the detectors of COCO and the random network."""
+    given = study(repository, folder, **changes)
+    target = given.targets["caltech256"]
+    left = tuple(name for name in given.pretrainings if name not in ("coco", "random"))
+    targets = {**given.targets, "caltech256": target.model_copy(update={"pretrainings": left})}
+    return given.model_copy(update={"targets": targets})
+
+
+def test_a_default_pair_that_a_target_is_without_is_left_out(
+    repository: Path, tmp_path: Path
+) -> None:
+    given = without_coco(repository, tmp_path)
+    found = compared(given, load_analysis(given), "caltech256")
+    assert found == [("imagenet_cls", "imagenet_loc"), ("imagenet_cls", "openimages")]
+
+
+def test_a_named_pair_that_a_target_is_without_is_refused(repository: Path, tmp_path: Path) -> None:
+    given = without_coco(repository, tmp_path, pairs=[["imagenet_cls", "coco"], ["random", "coco"]])
+    with pytest.raises(InputError) as caught:
+        load_analysis(given)
+    assert str(caught.value) == (
+        f"{tmp_path}/demo/analysis.yaml: pairs: imagenet_cls and coco cannot be compared on "
+        "caltech256, which is without coco; leave the pair out, or name all in "
+        "targets.caltech256.pretrainings"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +82,7 @@ def outputs(folder: Path, name: str) -> list[str]:
 def seen() -> Iterator[list[Any]]:
     """Keep the figures that programs would save in the meantime, and write no pictures."""
     figures: list[Any] = []
+    matplotlib.rcdefaults()  # as in a process of their own
     with pytest.MonkeyPatch.context() as patch:
         place = "detransfer.visualization.plotting.save_figure"
         patch.setattr(place, lambda figure, *files: figures.append(figure))

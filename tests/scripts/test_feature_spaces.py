@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import same_color
+from matplotlib.figure import Figure
 from PIL import Image
 
 from detransfer.console import InputError
 from detransfer.data.index import Index
 from detransfer.evidence.spaces import read_spaces
 from detransfer.features.clusters import co_membership, read_clusters
+from detransfer.features.kmeans import cluster, prepare, starting_images
 from detransfer.features.similarity import linear_cka, retrieval_precision
 from tests.detection.rectangles import call
-from tests.features.spaces import IMAGES, RECIPE, write_features, write_images, write_labels
+from tests.features.spaces import (
+    CLASSES,
+    IMAGES,
+    RECIPE,
+    write_features,
+    write_images,
+    write_labels,
+)
+from tests.visualization.printed import catch_figures, check_column, written
+
+NAMES = {"cls": "cls", "coco": "coco"}  # of the spaces, and of their files
+# As the paper's study has them; that two are the same is nothing to a picture.
+STUDY = {"imagenet_cls": "cls", "imagenet_loc": "coco", "coco": "coco", "openimages": "coco"}
 
 
 class World:
@@ -58,26 +74,26 @@ class World:
         spaces = [w for n in self.values for w in ("--space", "set", n, str(self.folder / n))]
         self.run("similarity", *spaces, "--output", self.folder / "similarity.csv")
 
-    def figure(self, number: int, *files: str) -> None:
-        words = [
-            word
-            for name in self.values
-            for word in (
-                "--space",
-                "set",
-                name,
-                *(str(self.folder / f.format(name)) for f in files),
-            )
-        ]
-        words += ["--pair", "set", "cls", "coco", "--recipe", str(self.recipe)]
+    def figure(self, number: int, *files: str, names: Mapping[str, str] = NAMES) -> Figure:
+        """Draw the first of the spaces beside each other one; return the picture."""
+        first, *others = names
+        words = ["--recipe", str(self.recipe)]
+        for shown, name in names.items():
+            words += ["--space", "set", shown, *(str(self.folder / f.format(name)) for f in files)]
+        for other in others:
+            words += ["--pair", "set", first, other]
         if number != 6:
             words += ["--index", "set", str(self.folder / "index")]
         kinds = ("csv", "pdf", "png")
         drawn = [f"--{kind}={self.folder / f'figure{number}.{kind}'}" for kind in kinds]
-        self.run(f"figure{number}", *words, *drawn)
+        with pytest.MonkeyPatch.context() as patch:
+            caught = catch_figures(patch)
+            self.run(f"figure{number}", *words, *drawn)
         with Image.open(self.folder / f"figure{number}.png") as picture:
             picture.load()
         assert (self.folder / f"figure{number}.pdf").read_bytes().startswith(b"%PDF-")
+        (figure,) = caught
+        return figure
 
     def table(self, number: int) -> pd.DataFrame:
         return pd.read_csv(self.folder / f"figure{number}.csv")
@@ -98,6 +114,57 @@ def test_clusters_of_every_count_and_seed_but_not_more_than_images(world: World)
     assert table["clusters"].tolist() == [2, 2, 5, 5, 12, 12, 100, 100]
     assert table["inertia"].isna().tolist() == [False] * 6 + [True] * 2
     assert (table["images"] == IMAGES).all() and (table["passes"].dropna() >= 2).all()
+
+
+def test_both_spaces_are_clustered_from_the_same_images(world: World) -> None:
+    for name, values in world.values.items():
+        found = read_clusters(world.folder / f"{name}.parquet").labels
+        points = prepare(values)
+        for seed in (0, 3):
+            starts = starting_images(IMAGES, seed)
+            for count in (2, 5, 12):
+                truth = cluster(points, count, starts, 1e-4, 50).labels
+                assert (found[count, seed] == truth).all(), (name, count, seed)
+
+
+@pytest.mark.parametrize(("number", "file"), [(6, "{}.parquet"), (7, "{}.plane")])
+def test_pictures_of_three_pairs_fit_a_column(embedded: World, number: int, file: str) -> None:
+    check_column(embedded.figure(number, file, names=STUDY))
+
+
+def test_figure_6_draws_what_its_legends_say(world: World) -> None:
+    figure = world.figure(6, "{}.parquet")
+    check_column(figure)
+    table = world.table(6).set_index(["given", "other", "metric", "clusters"])["mean"].sort_index()
+    assert table["cls", "coco", "exact", 5] != pytest.approx(table["coco", "cls", "exact", 5])
+    (panel,), (kinds,) = figure.axes, figure.legends
+    legend = panel.get_legend()
+    for handle, label in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        other, given = re.fullmatch(r"P\((\w+) \| (\w+)\)", label.get_text()).groups()
+        lines = {
+            (line.get_linestyle(), line.get_marker() != "none"): line
+            for line in panel.lines
+            if same_color(line.get_color(), handle.get_color()) and len(line.get_xdata())
+        }
+        for kind, name in zip(kinds.legend_handles, kinds.get_texts(), strict=True):
+            metric = {"all pairs": "exact", "sampled pairs": "sampled", "any two images": "chance"}
+            line = lines[kind.get_linestyle(), kind.get_marker() != "none"]
+            assert line.get_xdata().tolist() == [2, 5]
+            means = table[given, other, metric[name.get_text()]].loc[[2, 5]]
+            assert line.get_ydata().tolist() == means.tolist()
+    assert [text.get_text() for text in legend.get_texts()] == ["P(coco | cls)", "P(cls | coco)"]
+
+
+def test_figure_6_says_that_no_number_of_clusters_fits(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "analysis.yaml"
+    recipe.write_text(RECIPE.replace("counts: [2, 5, 100]", "counts: [100, 200]"))
+    monkeypatch.setattr(world, "recipe", recipe)
+    figure = world.figure(6, "{}.parquet")
+    check_column(figure)
+    (said,) = figure.axes[0].texts
+    assert said.get_text().startswith("not measured: 60 images are too few\nfor 100 clusters")
 
 
 def test_figure_6_has_both_directions_and_every_reading(world: World) -> None:
@@ -158,6 +225,81 @@ def test_figure_5_lists_pairs_by_rule(world: World) -> None:
     assert first == 1 > second
 
 
+def shown(figure: Figure) -> list[tuple[int, str]]:
+    """The number of each image by its colour, from above, and what stands below it."""
+    found = []
+    for axes in figure.axes:
+        (image,), (credit,) = axes.images, axes.texts
+        red, green, blue = (int(value) for value in image.get_array()[-1, 0])
+        assert (green, blue) == (255 - red, 128)
+        found.append((red // 4, credit.get_text()))
+    return found
+
+
+def test_figure_5_shows_the_drawn_pairs_with_their_credits(world: World) -> None:
+    figure = world.figure(5, "{}", "{}.parquet")
+    check_column(figure)
+    table = world.table(5)
+    drawn, ids = table[table["drawn"]], world.index.images["image_id"].tolist()
+    assert drawn["panel"].value_counts().tolist() == [3, 3, 3]
+    expected = []
+    for panel in ("nearest_first", "first_not_second", "nearest_second"):
+        for row in drawn[drawn["panel"] == panel].to_dict("records"):
+            for tail in ("", "_2"):
+                number = ids.index(row[f"image_id{tail}"])
+                credit = f"{ids[number]}: {number:03d}\n{CLASSES[number % 3]}"
+                expected.append((number, credit))
+    assert shown(figure) == expected
+    titles = ["set: nearest in cls", "near in cls,\nfar in coco", "nearest in coco"]
+    texts = [text.get_text() for text in figure.texts]
+    assert [text for text in texts if "near" in text] == titles
+    one, two = (drawn[f"correlation_{which}"].map("{:.3f}".format) for which in ("first", "second"))
+    nearest = drawn["panel"] == "nearest_first", drawn["panel"] == "nearest_second"
+    told = [*one[nearest[0]], *(one + ", " + two)[~nearest[0] & ~nearest[1]], *two[nearest[1]]]
+    assert [text for text in texts if "near" not in text] == [f"correlation {n}" for n in told]
+
+
+def test_figure_5_shows_the_nearest_pairs_of_a_space_once(world: World) -> None:
+    figure = world.figure(5, "{}", "{}.parquet", names=STUDY)
+    check_column(figure)
+    titles = [text.get_text() for text in figure.texts if "near" in text.get_text()]
+    others = [*STUDY][1:]
+    beside = [t for o in others for t in (f"near in imagenet_cls,\nfar in {o}", f"nearest in {o}")]
+    assert titles == ["set: nearest in imagenet_cls", *beside]
+    table = world.table(5)
+    counts = table.groupby(["second", "panel"])["drawn"].sum()
+    # Two pairs of each list: three would be higher than a page.
+    assert [counts[other, "nearest_first"] for other in others] == [2, 0, 0]
+    for other in others:
+        lists = table[table["second"] == other].groupby("panel")["rank"].count()
+        assert (lists == 9).all(), "the table has them all"
+        assert counts[other, "first_not_second"] == counts[other, "nearest_second"] == 2
+        assert counts[other, "second_not_first"] == 0
+    assert len(shown(figure)) == 2 * 2 * 7
+
+
+def test_figure_5_leaves_copies_out_of_every_list(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "analysis.yaml"
+    recipe.write_text(RECIPE.replace("near_copy: 0.999", "near_copy: 0.8"))
+    monkeypatch.setattr(world, "recipe", recipe)
+    world.figure(5, "{}", "{}.parquet")
+    table = world.table(5)
+    assert table[["correlation_first", "correlation_second"]].notna().all(axis=None)
+    apart = table[table["panel"] == "first_not_second"]
+    assert apart[["correlation_first", "correlation_second"]].max(axis=None) <= 0.8
+    one, two = np.triu_indices(IMAGES, 1)
+    close, distant = (
+        read_clusters(world.folder / f"{name}.parquet").labels[key]
+        for name, key in (("cls", (12, 0)), ("coco", (2, 0)))
+    )
+    either = np.maximum(*(np.corrcoef(values) for values in world.values.values()))[one, two]
+    copies = (close[one] == close[two]) & (distant[one] != distant[two]) & (either > 0.8)
+    assert (apart["near_copies"] == copies.sum()).all() and copies.sum() > 5
+    assert apart["rule"].str.endswith("above 0.8 left out as copies").all()
+
+
 def test_figure_5_without_enough_images_for_its_clusters(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,7 +307,8 @@ def test_figure_5_without_enough_images_for_its_clusters(
     recipe.write_text(RECIPE.replace("close: 12", "close: 1001"))
     monkeypatch.setattr(world, "recipe", recipe)
     with caplog.at_level(logging.WARNING):
-        world.figure(5, "{}", "{}.parquet")
+        figure = world.figure(5, "{}", "{}.parquet")
+    assert "near in cls,\nfar in coco: none" in [text.get_text() for text in written(figure)]
     table = world.table(5)
     middle = table[table["panel"] == "first_not_second"]
     assert middle["rule"].tolist() == [f"needs 1001 clusters, and there are {IMAGES} images"]
@@ -182,9 +325,39 @@ def test_other_clusters_than_of_the_features_are_refused(world: World, tmp_path:
         world.figure(5, "{}", str(tmp_path / "{}"))
 
 
-def test_figure_7_counts_neighbours_of_one_class(world: World) -> None:
+@pytest.fixture(scope="module")
+def embedded(world: World) -> World:
     for name in world.values:
         world.embed(name)
+    return world
+
+
+def test_figure_7_draws_every_plane_once(embedded: World) -> None:
+    figure = embedded.figure(7, "{}.plane", names={**NAMES, "boxes": "cls"})
+    check_column(figure)
+    values = embedded.table(7).set_index(["run", "place"])["value"].round()
+    titles = [
+        f"{name}\nspace {values[name, 'space']:.0f} %, plane {values[name, 'plane']:.0f} %"
+        for name in ("cls", "coco", "boxes")
+    ]
+    assert [axes.get_title() for axes in figure.axes] == [*titles, ""]
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]
+    (legend,) = (legend for part in figure.subfigs for legend in part.legends)
+    assert [text.get_text() for text in legend.get_texts()] == ["ape", "bee"]
+    for axes, name in zip(figure.axes, ("cls", "coco", "cls"), strict=False):
+        plane = pd.read_parquet(embedded.folder / f"{name}.plane")
+        dots = {dot.get_label(): dot for dot in axes.collections}
+        for handle, class_id in zip(legend.legend_handles, (0, 1), strict=True):
+            own = dots[CLASSES[class_id]]
+            truth = plane[plane["class_id"] == class_id][["x", "y"]]
+            np.testing.assert_allclose(own.get_offsets(), truth, rtol=1e-6)
+            assert same_color(own.get_facecolor(), handle.get_facecolor())
+        others = axes.collections[0].get_offsets()
+        np.testing.assert_allclose(others, plane[plane["class_id"] == 2][["x", "y"]], rtol=1e-6)
+
+
+def test_figure_7_counts_neighbours_of_one_class(embedded: World) -> None:
+    world = embedded
     world.figure(7, "{}.plane")
     table = world.table(7).set_index(["run", "place"])
     class_ids = world.index.images["class_id"].to_numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -17,6 +18,7 @@ COLUMN, PAGE, SMALLEST = 3.5, 9.0, 5  # inches, and points
 def catch_figures(patch: pytest.MonkeyPatch) -> list[Figure]:
     """Return the list to which every figure is added that a program saves from now on."""
     save, caught = plotting.save_figure, []
+    matplotlib.rcdefaults()  # as in a process of their own
 
     def keep(figure: Figure, pdf: Path, png: Path, *more: int) -> None:
         caught.append(figure)

@@ -59,8 +59,7 @@ def test_objects_are_outlined_and_no_object_is_not() -> None:
 
 
 def test_images_of_one_name_in_two_folders_have_credits_of_their_own() -> None:
-    rows = [{"image_id": number, "path": f"{number}/{'long' * 9}.jpg"} for number in (7, 8)]
-    credits = [credit_of(pd.Series(row)) for row in rows]
+    credits = [credit_of(number, f"{number}/{'long' * 9}.jpg") for number in (7, 8)]
     assert credits == [f"7: {'long' * 9}", f"8: {'long' * 9}"]
 
 

@@ -62,7 +62,9 @@ class PairRecipe(Strict):
         gt=0, le=1, description="pairs of a higher correlation are copies: left out, and counted"
     )
     listed: int = Field(gt=0, description="nearest pairs of a space in the table")
-    drawn: int = Field(gt=0, description="pairs of each kind in the picture, no image twice")
+    drawn: int = Field(
+        gt=0, description="pairs of each kind in the picture, no image twice, where a page has room"
+    )
 
 
 class EmbeddingRecipe(Strict):
@@ -103,7 +105,8 @@ class AnalysisRecipe(Strict):
 def load_analysis(study: Study) -> AnalysisRecipe | None:
     """Return the study's recipe of the analysis; None where it has no target of classification.
 
-    Raises InputError for a recipe that is missing or wrong, and for names that the study lacks.
+    Raises InputError for a recipe that is missing or wrong, for names that the study lacks, and for
+    a named pair of which a target lacks one.
     """
     classified = study.targets_of("classification")
     if not classified:
@@ -115,6 +118,8 @@ def load_analysis(study: Study) -> AnalysisRecipe | None:
         _check_known(f"{path}: pairs", pair, study.pretrainings, "pre-training")
         if pair[0] == pair[1]:
             raise InputError(f"{path}: pairs: {pair[0]} is compared with itself; name two")
+        for target in analysed_targets(study, recipe):
+            _check_run(f"{path}: pairs", pair, study.fine_tuned(target), target)
     return recipe
 
 
@@ -130,9 +135,9 @@ def compared(study: Study, recipe: AnalysisRecipe | None, target: str) -> list[t
 
     By default A is where the pre-training on detection B started.
     """
-    pairs: Iterable[tuple[str, str]] = ((start, name) for name, start in study.contrasts.items())
     if recipe is not None and recipe.pairs is not None:
-        pairs = recipe.pairs
+        return [*recipe.pairs]
+    pairs = ((start, name) for name, start in study.contrasts.items())
     return [pair for pair in pairs if set(pair) <= set(study.fine_tuned(target))]
 
 
@@ -140,3 +145,11 @@ def _check_known(key: str, names: Iterable[str], known: Mapping[str, object], wh
     for name in names:
         if name not in known:
             raise InputError(f"{key}: there is no {what} {name!r}{suggest(name, known)}")
+
+
+def _check_run(key: str, pair: tuple[str, str], run: Iterable[str], target: str) -> None:
+    if missing := " and ".join(name for name in pair if name not in run):
+        raise InputError(
+            f"{key}: {pair[0]} and {pair[1]} cannot be compared on {target}, which is without "
+            f"{missing}; leave the pair out, or name all in targets.{target}.pretrainings"
+        )

@@ -22,7 +22,7 @@ from detransfer.data.masks import VOID
 CHOSEN = {"largest gain": 2, "largest loss": 1, "random": 2}  # images of each kind
 SEED = 0  # of the random images
 TILE, LARGEST, WIDTH = 0.6, 0.85, 3.3  # inches: an image, and one column of a page
-STYLE: dict[Any, Any] = {"font.size": 6, "axes.titlesize": 6, "pdf.fonttype": 42}  # text stays text
+STYLE: dict[Any, Any] = {"font.size": 6, "axes.titlesize": 6}
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def choose(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).assign(candidates=len(candidates))
 
 
-def credit_of(image: pd.Series) -> str:
+def credit_of(image_id: int, path: str) -> str:
     """Return what an image is named by in a picture: its id, which no other has, and its file."""
-    return f"{image['image_id']}: {Path(image['path']).stem}"
+    return f"{image_id}: {Path(path).stem}"
 
 
 def central_picture(image: Image.Image, size: int, resize: int, labels: bool = False) -> np.ndarray:

@@ -25,7 +25,6 @@ STYLE = {
     "axes.linewidth": 0.8,
     "xtick.major.width": 0.8,
     "ytick.major.width": 0.8,
-    "pdf.fonttype": 42,  # text stays text
 }
 # Those of the paper look the same in every figure; the numbers are places in seaborn's palette.
 KNOWN = {
@@ -82,7 +81,7 @@ def name_lines(figure: Figure, columns: int = 3) -> None:
 def save_figure(figure: Figure, pdf: Path, png: Path, dpi: int = 300) -> None:
     """Write a figure in both forms, each whole; equal figures give equal files."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph
-    with atomic(pdf) as temporary:
+    with atomic(pdf) as temporary, plt.rc_context({"pdf.fonttype": 42}):  # text stays text
         figure.savefig(temporary, format="pdf", dpi=dpi, metadata={"CreationDate": None})
     with atomic(png) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
