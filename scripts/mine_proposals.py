@@ -39,7 +39,7 @@ def main() -> None:
     job = open_job(arguments, Path(__file__))
     check_scales(job.index, recipe.chips.scales)
     detector = Detector(job.backbone(0, recipe.backbone), None, recipe)
-    check_inference_memory(arguments.inference, arguments.index, detector, job.run.device)
+    check_inference_memory(arguments.inference, arguments.index, detector, job.run)
     chips = chip_epochs(job.index, recipe.chips, detector.backbone, job.run.seed)
     training = recipe.training.model_copy(update={"epochs": negatives.rpn_epochs})
     train(detector, chips, training, job.run)

@@ -67,7 +67,7 @@ def main() -> None:
     classes = job.index.classes["name"].tolist()
     detector = Detector(backbone, len(classes), recipe)
     group_classes(detector, arguments.superclasses, arguments.recipe)
-    check_inference_memory(arguments.inference, arguments.index, detector, job.run.device)
+    check_inference_memory(arguments.inference, arguments.index, detector, job.run)
     fit = train(detector, chips, recipe.training, job.run)
     header = {
         "task": "detection",

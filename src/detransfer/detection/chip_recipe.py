@@ -18,6 +18,7 @@ from detransfer.device_faults import name_of
 from detransfer.recipes.detection import ChipRecipe, ScaleRecipe
 from detransfer.recipes.evaluation import InferenceRecipe
 from detransfer.strict import load_file
+from detransfer.training import Run
 
 LARGEST_SIDE = 8_000  # pixels of a resized image; of that square a ResNet's first map takes 4 GB
 GRID = 32  # inference pads images to multiples of it, so that many share a shape
@@ -70,13 +71,11 @@ def check_inference(recipe: Path | None, folder: Path) -> None:
         check_scales(read_index(folder), load_file(recipe, InferenceRecipe).scales)
 
 
-def check_inference_memory(
-    recipe: Path | None, folder: Path, detector: Detector, device: torch.device
-) -> None:
+def check_inference_memory(recipe: Path | None, folder: Path, detector: Detector, run: Run) -> None:
     """Refuse before a training what :func:`check_memory` would after it; see above."""
     if recipe is not None:
         inference = load_file(recipe, InferenceRecipe)
-        check_memory(read_index(folder), inference, detector, device)
+        check_memory(read_index(folder), inference, detector, run.device)
 
 
 def check_memory(
