@@ -29,6 +29,7 @@ from detransfer.visualization.gallery import (
     choose,
     credit_of,
     draw,
+    note_of,
     shown,
     view_of,
 )
@@ -172,7 +173,7 @@ def main() -> None:
         own = table[(table["by"] == "all") & (table["baseline"] == "")]
         iou = own[own["metric"] == "best_iou"].set_index("run")
         titles = [f"{name}\nIoU {iou['mean'][name]:.1f}" for name in names]
-        note = f"above: mean of {iou['images'].iloc[0]:,} images; beside an image: its gain, points"
+        note = note_of(iou["images"].iloc[0])
     figure = draw(drawn(recorded, chosen, names, view), titles, SCALE, note)
     save_figure(figure, arguments.pdf, arguments.png)
 

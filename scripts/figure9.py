@@ -20,7 +20,16 @@ from detransfer.recipes.classification import FeatureRecipe
 from detransfer.report.paired import Measured, compare
 from detransfer.report.tables import write_table
 from detransfer.strict import load_file
-from detransfer.visualization.gallery import Row, Scale, choose, credit_of, draw, shown, view_of
+from detransfer.visualization.gallery import (
+    Row,
+    Scale,
+    choose,
+    credit_of,
+    draw,
+    note_of,
+    shown,
+    view_of,
+)
 from detransfer.visualization.grid import Grid
 from detransfer.visualization.plotting import save_figure
 from detransfer.visualization.recipe import VisualizationRecipe
@@ -148,7 +157,7 @@ def main() -> None:
     titles = [f"{name}\nfragile {shares[name]:.1f} %" for name in names]
     rows = drawn(first, chosen, names, contrasts[0][1], grid, view.resize)
     count = fragile["images"].iloc[0]
-    note = f"above: mean of {count:,} images; beside an image: its gain, points"
+    note = note_of(count)
     save_figure(draw(rows, titles, SCALE, note), arguments.pdf, arguments.png)
 
 

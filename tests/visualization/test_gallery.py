@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from detransfer.visualization.gallery import Row, Scale, choose, credit_of, draw, shown
-from tests.scripts.recordings import array, tiles
+from detransfer.visualization.gallery import Row, Scale, choose, credit_of, draw, note_of, shown
+from tests.scripts.recordings import array, label, tiles
 
 SCALE = Scale("viridis", 255, "what the colours mean")
 SIDE = 20
@@ -39,6 +39,12 @@ def test_every_value_stands_where_it_was_planted() -> None:
     square = panels[1, 0].patches[0]
     assert (*square.get_xy(), square.get_width(), square.get_height()) == (2.5, 4.5, 6, 4)
     assert figure.axes[-1].get_xlabel() == "what the colours mean\nof 7 images"
+
+
+def test_notes_of_many_images_are_not_cut_off() -> None:
+    scale = replace(SCALE, label="probability of the true class, by the place of the square")
+    figure = draw([planted(1)], ["imagenet_cls", "coco"], scale, note_of(123_456))
+    assert label(figure).endswith("mean of 123,456 images\nbeside an image: its gain, points")
 
 
 def test_objects_are_outlined_and_no_object_is_not() -> None:

@@ -76,6 +76,11 @@ def credit_of(image_id: int, path: str) -> str:
     return f"{image_id}: {Path(path).stem}"
 
 
+def note_of(count: int) -> str:
+    """Return what the numbers in a picture are, the means being of so many images."""
+    return f"above: mean of {count:,} images\nbeside an image: its gain, points"
+
+
 def central_picture(image: Image.Image, size: int, resize: int, labels: bool = False) -> np.ndarray:
     """Return the central view (size, size, ...) of an image, or of a mask of labels."""
     scale = resize / min(image.size)
@@ -100,7 +105,7 @@ def draw(rows: Sequence[Row], titles: Sequence[str], scale: Scale, note: str) ->
     with plt.rc_context(STYLE):
         across = 1 + len(titles)
         tile = min(LARGEST, max(TILE, (WIDTH - 0.4) / across))
-        size = (tile * across + 0.4, (tile + 0.16) * len(rows) + 0.72)
+        size = (tile * across + 0.4, (tile + 0.16) * len(rows) + 0.82)
         figure, grid = plt.subplots(len(rows), across, figsize=size, squeeze=False)
         figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
         for axes, title in zip(grid[0], ("image", *titles), strict=True):
