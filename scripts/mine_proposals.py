@@ -10,12 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from detransfer.console import InputError, run
-from detransfer.detection.chip_recipe import (
-    check_inference,
-    check_inference_memory,
-    check_scales,
-)
 from detransfer.detection.detector import Detector
+from detransfer.detection.limits import check_inference, check_scales
 from detransfer.detection.mining import propose
 from detransfer.detection.proposals import write_proposals
 from detransfer.detection.train import chip_epochs
@@ -35,11 +31,10 @@ def main() -> None:
     negatives = recipe.chips.negatives
     if negatives is None:
         raise InputError(f"{arguments.recipe}: has no chips.negatives, so nothing is to be mined")
-    check_inference(arguments.inference, arguments.index)
     job = open_job(arguments, Path(__file__))
     check_scales(job.index, recipe.chips.scales)
     detector = Detector(job.backbone(0, recipe.backbone), None, recipe)
-    check_inference_memory(arguments.inference, arguments.index, detector, job.run)
+    check_inference(arguments.inference, arguments.index, detector, job.run)
     chips = chip_epochs(job.index, recipe.chips, detector.backbone, job.run.seed)
     training = recipe.training.model_copy(update={"epochs": negatives.rpn_epochs})
     train(detector, chips, training, job.run)

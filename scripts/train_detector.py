@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from detransfer.console import InputError, run
-from detransfer.detection.chip_recipe import check_inference, check_inference_memory
 from detransfer.detection.detector import Detector
+from detransfer.detection.limits import check_inference
 from detransfer.detection.proposals import training_proposals
 from detransfer.detection.train import chip_epochs
 from detransfer.recipes.detection import DetectionRecipe
@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--inference", type=Path, help="recipe of the inference that follows")
     arguments = parser.parse_args()
     recipe = load_file(arguments.recipe, DetectionRecipe)
-    check_inference(arguments.inference, arguments.index)
     further = [path for path in (arguments.proposals, arguments.superclasses) if path]
     job = open_job(arguments, Path(__file__), further)
     proposals = training_proposals(
@@ -67,7 +66,7 @@ def main() -> None:
     classes = job.index.classes["name"].tolist()
     detector = Detector(backbone, len(classes), recipe)
     group_classes(detector, arguments.superclasses, arguments.recipe)
-    check_inference_memory(arguments.inference, arguments.index, detector, job.run)
+    check_inference(arguments.inference, arguments.index, detector, job.run)
     fit = train(detector, chips, recipe.training, job.run)
     header = {
         "task": "detection",

@@ -146,6 +146,14 @@ def test_the_digest_follows_contents_only(package: Path) -> None:
     assert code_digest(files) != before
 
 
+def test_a_training_of_labels_does_not_depend_on_what_it_has_none_of(repository: Path) -> None:
+    """Or an edit of a head, or of how detectors are scored, would train every control anew."""
+    used = imported_files(repository / "scripts/train_labels.py", repository / "src/detransfer")
+    names = {file.name for file in used}
+    assert "chips.py" in names
+    assert not {"heads.py", "predict.py", "evaluation.py"} & names
+
+
 def test_agrees_with_the_standard_finder(repository: Path) -> None:
     """modulefinder reads compiled code; it sees no module that is loaded by name."""
     source = repository / "src/detransfer"

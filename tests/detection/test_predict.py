@@ -19,9 +19,10 @@ from detransfer.batches import Example
 from detransfer.console import InputError
 from detransfer.data.index import BOX, Index
 from detransfer.detection.average_precision import average_precision, match, mean_over_classes
-from detransfer.detection.chip_recipe import LARGEST_SIDE, check_scales, chip_plan
+from detransfer.detection.chip_recipe import chip_plan
 from detransfer.detection.detections import DETECTION_TYPES
 from detransfer.detection.detector import Detector
+from detransfer.detection.limits import LARGEST_SIDE, check_scales
 from detransfer.detection.predict import (
     GRID,
     batches,

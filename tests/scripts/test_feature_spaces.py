@@ -74,8 +74,11 @@ class World:
         spaces = [w for n in self.values for w in ("--space", "set", n, str(self.folder / n))]
         self.run("similarity", *spaces, "--output", self.folder / "similarity.csv")
 
-    def figure(self, number: int, *files: str, names: Mapping[str, str] = NAMES) -> Figure:
+    def figure(
+        self, number: int, *files: str, names: Mapping[str, str] = NAMES, recipe: str = RECIPE
+    ) -> Figure:
         """Draw the first of the spaces beside each other one; return the picture."""
+        self.recipe.write_text(recipe)
         first, *others = names
         words = ["--recipe", str(self.recipe)]
         for shown, name in names.items():
@@ -156,12 +159,10 @@ def test_figure_6_draws_what_its_legends_say(world: World) -> None:
 
 
 def test_figure_6_says_that_no_number_of_clusters_fits(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
-    recipe = tmp_path / "analysis.yaml"
-    recipe.write_text(RECIPE.replace("counts: [2, 5, 100]", "counts: [100, 200]"))
-    monkeypatch.setattr(world, "recipe", recipe)
-    figure = world.figure(6, "{}.parquet")
+    recipe = RECIPE.replace("counts: [2, 5, 100]", "counts: [100, 200]")
+    figure = world.figure(6, "{}.parquet", recipe=recipe)
     check_column(figure)
     (said,) = figure.axes[0].texts
     assert said.get_text().startswith("not measured: 60 images are too few\nfor 100 clusters")
@@ -279,12 +280,10 @@ def test_figure_5_shows_the_nearest_pairs_of_a_space_once(world: World) -> None:
 
 
 def test_figure_5_leaves_copies_out_of_every_list(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
-    recipe = tmp_path / "analysis.yaml"
-    recipe.write_text(RECIPE.replace("near_copy: 0.999", "near_copy: 0.8"))
-    monkeypatch.setattr(world, "recipe", recipe)
-    world.figure(5, "{}", "{}.parquet")
+    recipe = RECIPE.replace("near_copy: 0.999", "near_copy: 0.8")
+    world.figure(5, "{}", "{}.parquet", recipe=recipe)
     table = world.table(5)
     assert table[["correlation_first", "correlation_second"]].notna().all(axis=None)
     apart = table[table["panel"] == "first_not_second"]
@@ -301,13 +300,11 @@ def test_figure_5_leaves_copies_out_of_every_list(
 
 
 def test_figure_5_without_enough_images_for_its_clusters(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = tmp_path / "analysis.yaml"
-    recipe.write_text(RECIPE.replace("close: 12", "close: 1001"))
-    monkeypatch.setattr(world, "recipe", recipe)
+    recipe = RECIPE.replace("close: 12", "close: 1001")
     with caplog.at_level(logging.WARNING):
-        figure = world.figure(5, "{}", "{}.parquet")
+        figure = world.figure(5, "{}", "{}.parquet", recipe=recipe)
     assert "near in cls,\nfar in coco: none" in [text.get_text() for text in written(figure)]
     table = world.table(5)
     middle = table[table["panel"] == "first_not_second"]

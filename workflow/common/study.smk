@@ -16,7 +16,7 @@ from detransfer.console import InputError
 from detransfer.data.catalog import load_catalog
 from detransfer.data.datasets import study_datasets
 from detransfer.data.formats import READERS
-from detransfer.features.recipe import analysed_targets, compared, load_analysis
+from detransfer.features.recipe import analysed_targets, compared, load_analysis, pairs_of
 from detransfer.imports import imported_files
 from detransfer.recipes.loading import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study

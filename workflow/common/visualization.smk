@@ -23,10 +23,8 @@ def looked_at(dataset):
     return STUDY.pretrainings  # a map of activations needs no probe
 
 
-# The pairs (run, baseline) of Figures 8 and 9: those that the recipe of the analysis names, as in
-# Figures 5 to 7, or each pre-training on detection and its start.
-NAMED = [(run, baseline) for baseline, run in (ANALYSIS and ANALYSIS.pairs) or ()]
-SEEN_PAIRS = NAMED or [*STUDY.contrasts.items()]
+# The pairs (run, baseline) of Figures 8 and 9, which are those of Figures 5 to 7.
+SEEN_PAIRS = [(run, baseline) for baseline, run in pairs_of(STUDY, ANALYSIS)]
 
 
 def compared_in(datasets):

@@ -22,9 +22,10 @@ from detransfer.backbone import build, mean_colour, read_weights
 from detransfer.console import InputError
 from detransfer.data.decoding import decode
 from detransfer.data.index import BOX, Index
-from detransfer.detection.chip_recipe import CHUNK, GRID, check_memory, check_scales, chip_scale
+from detransfer.detection.chip_recipe import chip_scale
 from detransfer.detection.detections import DETECTION_TYPES, empty_detections
 from detransfer.detection.detector import Detector
+from detransfer.detection.limits import CHUNK, GRID, check_memory, check_scales
 from detransfer.detection.suppression import soft_nms
 from detransfer.ranks import in_turn, own
 from detransfer.recipes.detection import DetectionRecipe, ScaleRecipe

@@ -130,15 +130,19 @@ def analysed_targets(study: Study, recipe: AnalysisRecipe | None) -> tuple[str, 
     return recipe.targets or tuple(study.targets_of("classification"))[:1]
 
 
-def compared(study: Study, recipe: AnalysisRecipe | None, target: str) -> list[tuple[str, str]]:
-    """Return the pre-trainings of a target that are compared, in the paper's order: (A, B).
+def pairs_of(study: Study, recipe: AnalysisRecipe | None) -> list[tuple[str, str]]:
+    """Return the pre-trainings that are compared, in the paper's order: (A, B).
 
     By default A is where the pre-training on detection B started.
     """
     if recipe is not None and recipe.pairs is not None:
         return [*recipe.pairs]
-    pairs = ((start, name) for name, start in study.contrasts.items())
-    return [pair for pair in pairs if set(pair) <= set(study.fine_tuned(target))]
+    return [(start, name) for name, start in study.contrasts.items()]
+
+
+def compared(study: Study, recipe: AnalysisRecipe | None, target: str) -> list[tuple[str, str]]:
+    """Return the pairs of :func:`pairs_of` that are both run on a target."""
+    return [pair for pair in pairs_of(study, recipe) if {*pair} <= {*study.fine_tuned(target)}]
 
 
 def _check_known(key: str, names: Iterable[str], known: Mapping[str, object], what: str) -> None:

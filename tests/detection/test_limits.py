@@ -13,9 +13,9 @@ import torch
 from detransfer.backbone import build, normalise
 from detransfer.console import InputError
 from detransfer.data.index import Index, read_index
-from detransfer.detection import chip_recipe
-from detransfer.detection.chip_recipe import check_memory, memory_of
+from detransfer.detection import limits
 from detransfer.detection.detector import Detector
+from detransfer.detection.limits import check_memory, memory_of
 from detransfer.detection.predict import predict
 from tests.detection.rectangles import (
     TINY,
@@ -69,7 +69,7 @@ def first_map_and_images(detector: Detector, batch: int, height: int, width: int
 
 
 def give(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
-    monkeypatch.setattr(chip_recipe, "memory_of", lambda device: memory)
+    monkeypatch.setattr(limits, "memory_of", lambda device: memory)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -101,7 +101,7 @@ def test_only_images_of_one_shape_and_chunk_are_at_once(
     give(monkeypatch, needed - 1)
     with pytest.raises(InputError, match=r"0\.png: 90 x 60 .* 4 at once"):
         check_memory(index, TWICE, detector, CPU)
-    monkeypatch.setattr(chip_recipe, "CHUNK", 4)
+    monkeypatch.setattr(limits, "CHUNK", 4)
     give(monkeypatch, 3 * needed // 4)
     check_memory(index, TWICE, detector, CPU)
     give(monkeypatch, 3 * needed // 4 - 1)
