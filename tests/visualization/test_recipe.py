@@ -9,7 +9,7 @@ from detransfer.console import InputError
 from detransfer.recipes.classification import FeatureRecipe
 from detransfer.strict import load_file
 from detransfer.study import load_study
-from detransfer.visualization.recipe import check_square, load_visualization
+from detransfer.visualization.recipe import load_visualization
 
 STUDIES = ("demo", "sample", "evening", "paper")
 
@@ -20,8 +20,7 @@ def test_the_square_hides_as_much_of_every_studys_view(repository: Path, name: s
     content = yaml.safe_load(file.read_text())
     study = load_study({**content, "recipes": str(repository / "config/recipes")}, str(file))
     view = load_file(study.recipe("features"), FeatureRecipe)
-    recipe = load_visualization(study)
-    check_square(study, recipe, view)
+    recipe = load_visualization(study, view)
     assert recipe.mask / view.size == pytest.approx(60 / 224, abs=0.005)
     assert (recipe.images is None) == (name != "evening")  # whose time is short
 
@@ -39,6 +38,5 @@ def test_what_does_not_fit_into_the_view_is_refused(
         task="features", size=48, resize=56, output_stride=16, precision="fp32",
         batch_size=4, checkpoint_seconds=30,
     )  # fmt: skip
-    recipe = load_visualization(study)
     with pytest.raises(InputError, match=f"{key}: 48 pixels do not fit into a view of 48"):
-        check_square(study, recipe, view)
+        load_visualization(study, view)

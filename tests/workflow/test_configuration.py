@@ -121,6 +121,7 @@ def recipes(checkout: Checkout, tmp_path: Path) -> Path:
             "[",
             "metric.ious: Table 2 and Figure 1 show the overlaps 0.1, 0.2, ..., 0.9; add 0.1, 0.2",
         ),
+        ("visualization", "mask: 26 ", "mask: 96 ", "mask: 96 pixels do not fit into a view of 96"),
         ("world", "image_size: 128", "image_sice: 128", "unknown key 'image_sice'; did you mean"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which pairs the figures of feature spaces and of maps compare, and what a bad recipe stops."""
+"""Which pairs the figures of feature spaces and of maps compare."""
 
 from __future__ import annotations
 
@@ -78,12 +78,3 @@ def test_a_study_without_detection_has_the_figures_of_the_pairs_it_names(demo: C
     assert made <= result.jobs().keys()
     for number in range(5, 10):
         assert pairs(result.output, number) == [("random", "imagenet_cls")]
-
-
-def test_a_square_as_large_as_the_view_stops_mask_out_maps_alone(demo: Changed) -> None:
-    demo.edit("visualization", mask=96)
-    message = f"{demo.folder}/recipes/demo/visualization.yaml: mask: 96 pixels do not fit into"
-    refused = demo.plan()
-    assert refused.code == 1 and message in refused.output, "before any job"
-    others = demo.plan("figure7.csv", "figure8.csv").jobs()
-    assert {"figure7", "figure8", "map_activations"} <= others.keys()

@@ -20,7 +20,7 @@ from detransfer.features.recipe import analysed_targets, compared, load_analysis
 from detransfer.imports import imported_files
 from detransfer.recipes.loading import load_recipes, superclasses
 from detransfer.study import Imported, Untrained, check_files, load_study
-from detransfer.visualization.recipe import check_square, load_visualization
+from detransfer.visualization.recipe import load_visualization
 
 try:
     STUDY = load_study(config, "configuration")
@@ -29,7 +29,7 @@ try:
     RECIPES = load_recipes(STUDY)
     ANALYSIS = load_analysis(STUDY)
     if "probe" in RECIPES:
-        RECIPES["visualization"] = load_visualization(STUDY)
+        RECIPES["visualization"] = load_visualization(STUDY, RECIPES["features"])
 except InputError as error:
     raise WorkflowError(str(error)) from None
 

@@ -42,15 +42,6 @@ ACTIVE_IN = compared_in([*WITH_MASKS, *VISUALIZED])[:1]
 WITH_OBJECTS = [name for name, target in MASKED_OUT.items() if target not in CLASSIFIED]
 
 
-def mask_out_recipe(wildcards):
-    """The recipe of the maps; a wrong square stops what needs mask-out maps, and nothing else."""
-    try:
-        check_square(STUDY, RECIPES["visualization"], RECIPES["features"])
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
-    return STUDY.recipe("visualization")
-
-
 def visualization_probe(wildcards):
     """The files of the probe, of the first seed, whose probabilities are mapped."""
     place = f"{MASKED_OUT[wildcards.dataset]}/{wildcards.pretraining}/seed{STUDY.seeds[0]}/conv5"

@@ -8,7 +8,7 @@ rule mask_out:
         weights=lambda wildcards: frozen(wildcards.pretraining),
         probe=visualization_probe,
         view=STUDY.recipe("features"),
-        recipe=mask_out_recipe,
+        recipe=STUDY.recipe("visualization"),
         architecture=STUDY.backbone.file or [],
         code=code("visualize"),
     output:

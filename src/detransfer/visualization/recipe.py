@@ -27,20 +27,14 @@ class VisualizationRecipe(Strict):
     batch_size: int = Field(gt=0, description="masked images at once; changes nothing but speed")
 
 
-def load_visualization(study: Study) -> VisualizationRecipe:
-    """Return the study's recipe; raises InputError where it is missing or wrong."""
-    return load_file(study.recipe(STAGE), VisualizationRecipe)
-
-
-def check_square(study: Study, recipe: VisualizationRecipe, view: FeatureRecipe) -> None:
-    """Raise InputError where the square, or its step, does not fit into the view.
-
-    Apart from loading, for only mask-out maps need the square.
-    """
+def load_visualization(study: Study, view: FeatureRecipe) -> VisualizationRecipe:
+    """Return the study's recipe; raises InputError where its square does not fit into the view."""
     path = study.recipe(STAGE)
+    recipe = load_file(path, VisualizationRecipe)
     for key in ("mask", "stride"):
         if getattr(recipe, key) >= view.size:
             raise InputError(
                 f"{path}: {key}: {getattr(recipe, key)} pixels do not fit into a view of "
                 f"{view.size} (size in {study.recipe('features')}); give less"
             )
+    return recipe
